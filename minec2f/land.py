@@ -7,9 +7,10 @@ __all__ = ['SYNTH_BANDS', 'COVERS', 'ROCKS', 'CLIMATES', 'Layer', 'fractal', 'Cl
            'Ground', 'make_ground', 'parcels', 'natural_layers', 'farm_layers', 'river_layers', 'built_layers',
            'bare_layers', 'land_layers']
 
-# %% ../nbs/02_land.ipynb #1c616d2f
+# %% ../nbs/02_land.ipynb #6ec74c11
 from collections import namedtuple
 from dataclasses import dataclass
+from math import cos, sin, pi
 
 import numpy as np
 from scipy import fft
@@ -18,15 +19,11 @@ from scipy.special import ndtri
 from .core import *
 from .bands import *
 
-# %% ../nbs/02_land.ipynb #f9aae46e
+# %% ../nbs/02_land.ipynb #1571e43a
 SYNTH_BANDS = ['B02', 'B03', 'B04', 'B08', 'B11', 'B12']
 
-def _spectra(
-    text, # One cover a line: name, six reflectances in per cent, texture in per cent
-)->dict:  # name -> (7,) float32: six reflectances and texture, 0-1
-    "Spectra out of a table"
-    rows = [o.split() for o in text.strip().splitlines()]
-    return {name: np.array(v, np.float32)/100 for name,*v in rows}
+def _spectra(text): # Lines of name, six reflectances and texture in per cent -> name: (7,) float32, 0-1
+    return {name: np.array(v, np.float32)/100 for name,*v in map(str.split, text.strip().splitlines())}
 
 # %% ../nbs/02_land.ipynb #1393a8cc
 COVERS = _spectra('''
@@ -95,7 +92,7 @@ CLIMATES = dict(
     C=Climate('pasture savanna broadleaf', (.4,.2,.4), 'crop crop ripe soil fallow pasture', .5, 35., .15, 0.),
     D=Climate('steppe pasture conifer wetland', (.25,.2,.45,.1), 'crop ripe soil fallow', .3, 40., .1, .05))
 
-# %% ../nbs/02_land.ipynb #92aa3ce6
+# %% ../nbs/02_land.ipynb #26fd3785
 @dataclass(frozen=True)
 class Site:
     "What the chips of one neighbourhood share"
@@ -103,7 +100,7 @@ class Site:
     rock:str       # Key in `ROCKS`
     colours:dict   # Cover, 'rock' or 'outcrop' -> (7,) reflectances and texture, 0-1
     azimuth:float  # Where the sun stands, radians clockwise from north
-    elevation:float# Its height above the horizon, radians
+    elevation:float# Its height, radians
 
 def _vary(spectrum, rng, brightness=.15, tilt=.05):
     gain = np.exp(rng.normal(0, brightness) + rng.normal(0, tilt, 6))
@@ -116,8 +113,7 @@ def make_site(
     "Draw a site of a climate"
     colours = {name: _vary(o, rng) for name,o in COVERS.items()}
     rock = list(ROCKS)[rng.integers(len(ROCKS))]
-    soil = colours['gravel' if climate=='B' else 'soil']
-    bare = _vary(ROCKS[rock], rng)
+    bare, soil = _vary(ROCKS[rock], rng), colours['gravel' if climate=='B' else 'soil']
     colours['rock'] = bare + rng.uniform(.1, .5)*(soil-bare)
     colours['outcrop'] = _vary(colours['rock'], rng, .1, .04)
     return Site(climate, rock, colours, rng.choice([.7, 2.4])+rng.normal(0, .2), rng.uniform(.6, 1.1))
@@ -170,7 +166,7 @@ def make_ground(
     river = abs(valley)/slope + 6*fractal(size, rng, 3, 20)
     return Ground(x+wx, y+wy, dem, fractal(size, rng, 1.3, 8), fractal(size, rng, 2.5, 40), river)
 
-# %% ../nbs/02_land.ipynb #4a62b380
+# %% ../nbs/02_land.ipynb #224d1778
 def parcels(
     g:Ground,          # The canvas
     width:float,       # Mean width of a parcel, m
@@ -178,15 +174,14 @@ def parcels(
     pivots:bool=False, # Circles instead of quadrangles?
 )->tuple: # (H,W) a random number in 0-1 for each parcel, (H,W) distance from its edge as a share of its width
     "Irregular parcels of land"
-    turn, ratio = rng.uniform(0, np.pi), 1 if pivots else rng.uniform(.4, 1)
-    u = (g.x*np.cos(turn) + g.y*np.sin(turn))/width + 1e3
-    v = (g.y*np.cos(turn) - g.x*np.sin(turn))/width/ratio + 1e3
+    turn, ratio = rng.uniform(0, pi), 1 if pivots else rng.uniform(.4, 1)
+    u, v = 1e3 + (g.x*cos(turn) + g.y*sin(turn))/width, 1e3 + (g.y*cos(turn) - g.x*sin(turn))/width/ratio
     if not pivots: u = u + rng.random(97)[np.int64(v)%97]
     value = rng.random((97,97))[np.int64(u)%97, np.int64(v)%97]
     u,v = u%1-.5, v%1-.5
     return value, .48-np.hypot(u, v) if pivots else .5-np.maximum(abs(u), abs(v))
 
-# %% ../nbs/02_land.ipynb #86bf7769
+# %% ../nbs/02_land.ipynb #9af9279f
 def natural_layers(
     climate:Climate, # What covers the land
     site:Site,       # In which colours
@@ -202,13 +197,13 @@ def farm_layers(climate:Climate, site:Site, g:Ground, rng)->list: # Layers
     "Cultivated parcels, some of them bare"
     value, edge = parcels(g, rng.uniform(150, 400), rng, climate.pivots)
     share = np.clip(rng.normal(climate.farmed, .2), .02, .9)
-    farmed = (fractal(len(g.dem), rng, 3.5, 100) < ndtri(share)) & (edge>.02)
+    farmed = .95*((fractal(len(g.dem), rng, 3.5, 100) < ndtri(share)) & (edge>.02))
     crops = climate.parcels.split()
     shade = .36*(value*7919%1-.5)
-    return [Layer((farmed & (np.int64(value*len(crops))==i))*np.float32(.95), site.colours[c],
-                  site.colours[c][6]*(.8*g.grain+.8*g.patch) + shade) for i,c in enumerate(crops)]
+    crop = np.int64(value*len(crops))
+    return [Layer(farmed*(crop==i), site.colours[c], .8*site.colours[c][6]*(g.grain+g.patch) + shade) for i,c in enumerate(crops)]
 
-# %% ../nbs/02_land.ipynb #ace8a438
+# %% ../nbs/02_land.ipynb #122c90c6
 def river_layers(climate:Climate, site:Site, g:Ground, rng)->list: # Layers
     "A river with sand bars, or its dry bed, and a lake"
     width = rng.uniform(12, 50)
@@ -223,7 +218,7 @@ def built_layers(site:Site, g:Ground, rng)->list: # Layers
     value, edge = parcels(g, rng.uniform(35, 60), rng)
     town = ramp(fractal(len(g.dem), rng, 4.2, 60) - rng.uniform(.8, 2.5), .15)*(value<.75)
     blocks = (value*7-2.6)*.2 - .4*(edge<.1)
-    road = np.min([abs(g.x*np.sin(o) - g.y*np.cos(o) - rng.normal(0, 350)) for o in rng.uniform(0, np.pi, 2)], axis=0)
+    road = np.min([abs(g.x*sin(o) - g.y*cos(o) - rng.normal(0, 350)) for o in rng.uniform(0, pi, 2)], axis=0)
     return [Layer(town, site.colours['town'], blocks+.1*g.grain), Layer(ramp(7-road, 6)*.8, site.colours['gravel'], 0)]
 
 # %% ../nbs/02_land.ipynb #d0b63cea

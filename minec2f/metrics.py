@@ -30,7 +30,7 @@ def _known(
     if p.shape==t.shape: return p, t, (p!=ignore)&(t!=ignore)
     raise GridError(f'prediction and truth have shapes {p.shape} and {t.shape}; one shape was expected. Predict on the grid of the mask.')
 
-# %% ../nbs/07_metrics.ipynb #c268412e
+# %% ../nbs/07_metrics.ipynb #ebda2ba1
 class Confusion:
     "Pixels of every true class (rows) predicted as every class (columns), added up over images"
     def __init__(self,
@@ -48,15 +48,19 @@ class Confusion:
         p,t,known = _known(pred, target, self.ignore)
         k, both = len(self.n), np.stack([p[known], t[known]]).astype(np.int64)
         bad = np.unique(both[(both<0)|(both>=k)])
-        if len(bad): raise LabelError(f'labels {first_few(bad)} were found; 0 to {k-1} and {self.ignore} (ignore) were expected. Check the mask or `classes`.')
+        if len(bad): raise LabelError(f'labels {first_few(bad)} were found; 0 to {k-1} and {self.ignore} (ignore) were expected. '
+                                      'Check the mask, or `classes`.')
         self.n += np.bincount(k*both[1]+both[0], minlength=k*k).reshape(k, k)
         return self
 
-    def __add__(self, other):
-        if self.names!=other.names: raise LabelError(f'counts of classes {self.names} and {other.names} cannot be added; the same classes were expected.')
-        res = Confusion(self.names, self.ignore)
-        res.n = self.n+other.n
-        return res
+# %% ../nbs/07_metrics.ipynb #71c00d70
+@patch
+def __add__(self:Confusion, other:Confusion)->Confusion:
+    "Counts of both; raises `LabelError` where the classes differ"
+    if self.names!=other.names: raise LabelError(f'counts of {self.names} and {other.names} cannot be added; the same classes were expected.')
+    res = Confusion(self.names, self.ignore)
+    res.n = self.n+other.n
+    return res
 
 # %% ../nbs/07_metrics.ipynb #fd4715fa
 def _ratio(a, b): return np.divide(a, b, out=np.full(np.shape(b), np.nan), where=np.asarray(b)>0)
@@ -98,7 +102,7 @@ def summary(self:Confusion,
         res |= {f'{what}_{name}': float(v) for name,v in zip(names or self.names, getattr(self, what))}
     return res
 
-# %% ../nbs/07_metrics.ipynb #9138c882
+# %% ../nbs/07_metrics.ipynb #38ab916d
 class MeanIoU(Metric):
     "Mean IoU over the whole validation set"
     def __init__(self,
@@ -113,6 +117,7 @@ class MeanIoU(Metric):
     @property
     def value(self): return self.confusion.miou if self.confusion else np.nan
 
+# %% ../nbs/07_metrics.ipynb #110773f8
 class ClassIoU(MeanIoU):
     "IoU of one class over the whole validation set"
     def __init__(self,

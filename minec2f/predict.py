@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NODATA', 'window_starts', 'blend_weights', 'RowBand', 'tile_logits', 'to_map', 'write_cog', 'check_scene',
-           'predict_scene']
+           'predict_scene', 'geodesic_ha', 'to_polygons']
 
 # %% ../nbs/13_predict.ipynb #d950d531
 import json
@@ -41,7 +41,7 @@ def blend_weights(
     w = np.sin(np.pi*(np.arange(size)+.5)/size)**2
     return np.outer(w, w).astype(np.float32)
 
-# %% ../nbs/13_predict.ipynb #32c6b6ce
+# %% ../nbs/13_predict.ipynb #062e4d6b
 class RowBand:
     "Weighted logits of the rows that are being worked on"
     def __init__(self,
@@ -62,10 +62,8 @@ class RowBand:
         self.logits[..., cols] += np.where(valid, logits, 0)*w
         self.weight[:, cols] += w
 
-    def pop(self,
-        n:int, # Rows that are finished
-    )->tuple: # (logits, valid): (K,n,width) weighted means, (n,width) bool
-        "Take out the first `n` rows and move up the rest"
+    def pop(self, n:int)->tuple: # (logits, valid): (K,n,width) weighted means, (n,width) bool
+        "Take out the first `n` rows, which are finished, and move up the rest"
         valid = self.weight[:n]>0
         mean = self.logits[:, :n]/np.where(valid, self.weight[:n], 1)
         for o in (self.logits, self.weight): o[..., :-n, :], o[..., -n:, :] = o[..., n:, :].copy(), 0
@@ -82,7 +80,7 @@ def _row_tiles(bundle, src, grid, y, size, overlap, band_names):
         dn, valid, _ = read_chip(src, bundle.bands, window, band_names)
         if valid.any(): yield x, _fill(bundle.encode(dn, valid), size, np.nan), _fill(valid, size, False)
 
-# %% ../nbs/13_predict.ipynb #151a39dc
+# %% ../nbs/13_predict.ipynb #70eab8cd
 def tile_logits(
     bundle,              # Has `model` and `classes`
     x:np.ndarray,        # (B,C,h,w) float32 normalised input, NaN where not valid
@@ -94,10 +92,10 @@ def tile_logits(
     with torch.inference_mode(), torch.autocast(device.type, enabled=cuda): logits = bundle.model(x)
     expected = len(x), len(bundle.classes), *x.shape[-2:]
     if logits.shape==expected: return logits.float().cpu().numpy()
-    raise BundleError(f'the model gave scores of shape {tuple(logits.shape)}; {expected} was expected for classes {", ".join(bundle.classes)}. '
+    raise BundleError(f'the model gave scores of shape {tuple(logits.shape)}; {expected} was expected for {", ".join(bundle.classes)}. '
                       'Load the bundle that belongs to these weights.')
 
-# %% ../nbs/13_predict.ipynb #dc43fd51
+# %% ../nbs/13_predict.ipynb #1eab0382
 NODATA = 255
 def to_map(
     logits:np.ndarray, # (K,h,w)
@@ -105,7 +103,7 @@ def to_map(
 )->np.ndarray: # (2,h,w) uint8: class; 250 x probability of not being background; 255 where not valid
     "Scores to the two bands of a map"
     if not np.isfinite(logits).all(0)[valid].all():
-        raise BundleError('the model gave scores that are not numbers at valid pixels; finite scores were expected. Check its weights, or predict on the CPU.')
+        raise BundleError('the model gave scores that are not numbers at valid pixels; check its weights, or predict on the CPU (device="cpu").')
     p = 1-softmax(np.where(valid, logits, 0), axis=0)[0]
     return np.where(valid, np.stack([logits.argmax(0), np.rint(250*p)]), NODATA).astype(np.uint8)
 
@@ -136,7 +134,7 @@ def write_cog(
         with rasterio.open(dst) as f: found = sum(f.read(window=w).sum((1,2), dtype=np.int64) for _,w in f.block_windows(1))
     if (found!=totals).any(): raise OSError('pixels are missing from the file')
 
-# %% ../nbs/13_predict.ipynb #6a4c49dd
+# %% ../nbs/13_predict.ipynb #83537ca2
 def check_scene(
     bundle,               # Has `bands`
     src,                  # Path of a raster
@@ -147,20 +145,21 @@ def check_scene(
     "Refuse what cannot be predicted"
     grid = read_grid(src)
     try: band_positions(raster_bands(src, band_names), bundle.bands, Path(src).name)
-    except BandError as e: raise BundleError(f'the model needs bands {", ".join(bundle.bands)}, and the scene does not offer them: {e}') from e
+    except BandError as e: raise BundleError(f'the model needs bands {", ".join(bundle.bands)}, which the scene does not offer: {e}') from e
     if size%32==0 and size>0 and 0<=overlap<1: return grid
-    raise GridError(f'windows of size={size} with overlap={overlap} were asked for; a multiple of 32 and a share from 0 to below 1 were expected.')
+    raise GridError(f'size={size} and overlap={overlap} were asked for; a multiple of 32 and a share from 0 to below 1 were expected.')
 
 def _finished_rows(bundle, src, grid, size, overlap, bs, band_names, device, progress):
     ys = window_starts(grid.height, size, overlap)
     band = RowBand(len(bundle.classes), size, max(grid.width, size))
-    for y,after in progress_bar(list(zip(ys, [*ys[1:], grid.height])), display=progress, leave=False):
+    rows = list(zip(ys, [*ys[1:], grid.height]))
+    for y,after in progress_bar(rows, leave=False) if progress else rows:
         for batch in chunked(_row_tiles(bundle, src, grid, y, size, overlap, band_names), bs):
             xs, chips, valid = zip(*batch)
             for o in zip(xs, tile_logits(bundle, np.stack(chips), device), valid): band.add(*o)
         yield y, [o[..., :grid.width] for o in band.pop(after-y)]
 
-# %% ../nbs/13_predict.ipynb #aa495c6e
+# %% ../nbs/13_predict.ipynb #25e5c536
 def predict_scene(
     bundle,               # Has `model`, `bands`, `classes` (the first is background), `size` and `encode`
     src,                  # Path of a scene of any size
@@ -177,6 +176,7 @@ def predict_scene(
     grid, totals = check_scene(bundle, src, size, overlap, band_names), 0
     device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     bundle.model.to(device, memory_format=torch.channels_last if device.type=='cuda' else torch.preserve_format).eval()
+    if Path(dst).resolve()==Path(src).resolve(): raise WriteError(f'{dst} is the scene itself; choose another name for the map.')
     with atomic(dst) as tmp:
         work = tmp.with_name(tmp.name+'.work.tif')
         with _map_file(work, grid, bundle.classes) as f:
@@ -186,3 +186,51 @@ def predict_scene(
                 with _disk_errors(): f.write(x, window=Window(0, y, grid.width, x.shape[1]))
         write_cog(work, tmp, totals)
     return Path(dst)
+
+# %% ../nbs/13_predict.ipynb #af8f955c
+def geodesic_ha(
+    geometry, # shapely polygon(s) in WGS84 longitude and latitude
+)->float: # Hectares
+    "Area on the WGS84 ellipsoid, without the holes"
+    from pyproj import Geod
+    from shapely.ops import orient
+    return abs(Geod(ellps='WGS84').geometry_area_perimeter(orient(geometry))[0])/1e4
+
+def _outlines(src):
+    from shapely.geometry import shape
+    names, band = json.loads(src.tags(1).get('classes', '[]')), rasterio.band(src, 1)
+    for o,v in features.shapes(band, mask=band, connectivity=4, transform=src.transform):
+        if v!=NODATA: yield names[int(v)] if v<len(names) else str(int(v)), shape(o)
+
+def _mean_probability(src, outline):
+    win = features.geometry_window(src, [outline])
+    inside = features.geometry_mask([outline], (win.height, win.width), src.window_transform(win), invert=True)
+    return src.read(2, window=win)[inside].mean()*src.scales[1]
+
+def _simplify(geoms, metres):
+    if not (metres and len(geoms)): return geoms
+    crs = geoms.crs if geoms.crs.is_projected else geoms.estimate_utm_crs()
+    return geoms.to_crs(crs).simplify(metres/crs.axis_info[0].unit_conversion_factor).to_crs(geoms.crs)
+
+# %% ../nbs/13_predict.ipynb #4ba54e50
+def to_polygons(
+    map_path,          # Map with bands 'class' and 'probability', as `predict_scene` writes it
+    dst,               # Path of the GeoPackage to write
+    min_area_ha:float=0., # Leave out smaller polygons, hectares
+    simplify_m:float=0.,  # Move outlines by at most this, metres; 0 keeps pixel edges
+): # GeoDataFrame in the map's CRS: class, area_ha (hectares on the ellipsoid), mean_probability (0-1), pixels, geometry
+    "Outline every patch of every class but background"
+    import geopandas as gpd, shapely
+    read_grid(map_path)
+    band_positions(raster_bands(map_path), ['class','probability'], Path(map_path).name)
+    with open_raster(map_path) as src:
+        found = list(_outlines(src))
+        outlines = gpd.GeoSeries([o[1] for o in found], crs=src.crs)
+        gdf = gpd.GeoDataFrame({'class': np.array([o[0] for o in found], object)}, geometry=_simplify(outlines, simplify_m))
+        gdf['area_ha'] = np.array([geodesic_ha(o) for o in gdf.geometry.to_crs(4326)], float)
+        gdf['pixels'] = np.rint(shapely.area(outlines.values)/abs(src.transform.determinant)).astype(int)
+        gdf = gdf[gdf.area_ha>=min_area_ha]
+        gdf['mean_probability'] = np.array([_mean_probability(src, o) for o in outlines[gdf.index]], float)
+    gdf = gdf[['class', 'area_ha', 'mean_probability', 'pixels', 'geometry']].reset_index(drop=True)
+    with atomic(dst) as tmp, _disk_errors(): gdf.to_file(tmp, driver='GPKG', layer=Path(dst).stem)
+    return gdf

@@ -6,10 +6,11 @@
 __all__ = ['Grid', 'open_raster', 'read_grid', 'check_same_grid', 'metres_per_pixel', 'write_raster', 'raster_bands', 'read_chip',
            'check_polygons', 'read_polygons', 'rasterize_polygons']
 
-# %% ../nbs/01_raster.ipynb #e0459658
+# %% ../nbs/01_raster.ipynb #7addefae
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np, rasterio
 from rasterio import features, windows
@@ -101,7 +102,7 @@ def write_raster(
             f.write(x)
             if names: f.descriptions = tuple(names)
 
-# %% ../nbs/01_raster.ipynb #e58f68f8
+# %% ../nbs/01_raster.ipynb #e14fcc8e
 def raster_bands(
     path,            # Path of a raster
     names:list=None, # Its band names in order, where the file does not say
@@ -124,8 +125,7 @@ def read_chip(
     with open_raster(path) as src:
         win = windows.Window.from_slices(*window) if window else windows.Window(0, 0, src.width, src.height)
         idx = list(src.indexes) if pos is None else [o+1 for o in pos]
-        try: x, valid = src.read(idx, window=win), src.read_masks(idx, window=win).all(0)
-        except RasterioError as e: raise RasterError(f'{path} is damaged ({e}); fetch or write it again.') from e
+        x, valid = src.read(idx, window=win), src.read_masks(idx, window=win).all(0)
         grid = Grid(src.crs, windows.transform(win, src.transform), int(win.height), int(win.width))
     if x.dtype.kind=='f': valid &= np.isfinite(x).all(0)
     return x, valid, grid
