@@ -6,8 +6,8 @@
 __all__ = ['MineC2FError', 'BandError', 'RasterError', 'CRSError', 'GridError', 'LabelError', 'PolygonError', 'DatasetError',
            'SplitError', 'WeightsError', 'BundleError', 'WriteError', 'first_few', 'atomic', 'resolve']
 
-# %% ../nbs/00_core.ipynb #256a2827
-import os, shutil, uuid
+# %% ../nbs/00_core.ipynb #d54b7c2f
+import glob, os, shutil, uuid
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def first_few(
     more = f' and {len(items)-n} more' if len(items)>n else ''
     return ', '.join(items[:n]) + more
 
-# %% ../nbs/00_core.ipynb #bf973f29
+# %% ../nbs/00_core.ipynb #56028e24
 def _remove(path):
     if path.is_dir(): shutil.rmtree(path, ignore_errors=True)
     else: path.unlink(missing_ok=True)
@@ -57,7 +57,7 @@ def atomic(
     except OSError as e:
         raise WriteError(f'{dst} could not be written ({e}); free space or choose another place. Nothing was left there.') from e
     finally:
-        for leftover in dst.parent.glob(tmp.name+'*'): _remove(leftover)
+        for leftover in dst.parent.glob(glob.escape(tmp.name)+'*'): _remove(leftover)
 
 # %% ../nbs/00_core.ipynb #735e5927
 def resolve(

@@ -53,11 +53,11 @@ class Confusion:
         self.n += np.bincount(k*both[1]+both[0], minlength=k*k).reshape(k, k)
         return self
 
-# %% ../nbs/07_metrics.ipynb #71c00d70
+# %% ../nbs/07_metrics.ipynb #d5f42bd0
 @patch
 def __add__(self:Confusion, other:Confusion)->Confusion:
     "Counts of both; raises `LabelError` where the classes differ"
-    if self.names!=other.names: raise LabelError(f'counts of {self.names} and {other.names} cannot be added; the same classes were expected.')
+    if self.names!=other.names: raise LabelError(f'counts of {self.names} and {other.names} cannot be added; one set of classes is needed.')
     res = Confusion(self.names, self.ignore)
     res.n = self.n+other.n
     return res

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NODATA', 'window_starts', 'blend_weights', 'RowBand', 'tile_logits', 'to_map', 'write_cog', 'check_scene',
-           'predict_scene', 'geodesic_ha', 'to_polygons']
+           'predict_scene', 'predict_array', 'geodesic_ha', 'to_polygons']
 
 # %% ../nbs/13_predict.ipynb #d950d531
 import json
@@ -95,7 +95,7 @@ def tile_logits(
     raise BundleError(f'the model gave scores of shape {tuple(logits.shape)}; {expected} was expected for {", ".join(bundle.classes)}. '
                       'Load the bundle that belongs to these weights.')
 
-# %% ../nbs/13_predict.ipynb #1eab0382
+# %% ../nbs/13_predict.ipynb #dcafd609
 NODATA = 255
 def to_map(
     logits:np.ndarray, # (K,h,w)
@@ -103,7 +103,7 @@ def to_map(
 )->np.ndarray: # (2,h,w) uint8: class; 250 x probability of not being background; 255 where not valid
     "Scores to the two bands of a map"
     if not np.isfinite(logits).all(0)[valid].all():
-        raise BundleError('the model gave scores that are not numbers at valid pixels; check its weights, or predict on the CPU (device="cpu").')
+        raise BundleError('the model gave scores that are not numbers at valid pixels; check its weights, or try device="cpu".')
     p = 1-softmax(np.where(valid, logits, 0), axis=0)[0]
     return np.where(valid, np.stack([logits.argmax(0), np.rint(250*p)]), NODATA).astype(np.uint8)
 
@@ -116,25 +116,19 @@ def _map_file(path, grid, classes):
         f.update_tags(1, classes=json.dumps(list(classes)))
         yield f
 
-# %% ../nbs/13_predict.ipynb #57563164
-@contextmanager
-def _disk_errors():
-    "GDAL's own exceptions as what they are here: trouble with the disk"
-    try: yield
-    except Exception as e: raise OSError(e) from e
-
+# %% ../nbs/13_predict.ipynb #b41745bc
 def write_cog(
     src,    # Path of a GeoTIFF
     dst,    # Path to write
     totals, # Sum of the pixels of each band, as they were meant to be
 ): # Raises `OSError` where the copy is not complete
     "Copy a GeoTIFF to a Cloud-Optimised GeoTIFF and check it"
-    with _disk_errors():
+    with disk_errors():
         rasterio.shutil.copy(src, dst, driver='COG', compress='deflate', overview_resampling='nearest', bigtiff='if_safer')
         with rasterio.open(dst) as f: found = sum(f.read(window=w).sum((1,2), dtype=np.int64) for _,w in f.block_windows(1))
     if (found!=totals).any(): raise OSError('pixels are missing from the file')
 
-# %% ../nbs/13_predict.ipynb #83537ca2
+# %% ../nbs/13_predict.ipynb #2e198493
 def check_scene(
     bundle,               # Has `bands`
     src,                  # Path of a raster
@@ -149,6 +143,14 @@ def check_scene(
     if size%32==0 and size>0 and 0<=overlap<1: return grid
     raise GridError(f'size={size} and overlap={overlap} were asked for; a multiple of 32 and a share from 0 to below 1 were expected.')
 
+# %% ../nbs/13_predict.ipynb #f83ee688
+def _ready(bundle, src, size, overlap, band_names, device):
+    size = size or bundle.size
+    grid = check_scene(bundle, src, size, overlap, band_names)
+    device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    bundle.model.to(device, memory_format=torch.channels_last if device.type=='cuda' else torch.preserve_format).eval()
+    return grid, size, device
+
 def _finished_rows(bundle, src, grid, size, overlap, bs, band_names, device, progress):
     ys = window_starts(grid.height, size, overlap)
     band = RowBand(len(bundle.classes), size, max(grid.width, size))
@@ -159,7 +161,7 @@ def _finished_rows(bundle, src, grid, size, overlap, bs, band_names, device, pro
             for o in zip(xs, tile_logits(bundle, np.stack(chips), device), valid): band.add(*o)
         yield y, [o[..., :grid.width] for o in band.pop(after-y)]
 
-# %% ../nbs/13_predict.ipynb #25e5c536
+# %% ../nbs/13_predict.ipynb #787e7039
 def predict_scene(
     bundle,               # Has `model`, `bands`, `classes` (the first is background), `size` and `encode`
     src,                  # Path of a scene of any size
@@ -172,10 +174,8 @@ def predict_scene(
     progress:bool=True,   # Show a progress bar?
 )->Path: # `dst`: bands 'class' and 'probability'; raises `CRSError`, `BundleError`, `WriteError`
     "Map a whole scene as a Cloud-Optimised GeoTIFF, holding only one row of windows in memory"
-    size = size or bundle.size
-    grid, totals = check_scene(bundle, src, size, overlap, band_names), 0
-    device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    bundle.model.to(device, memory_format=torch.channels_last if device.type=='cuda' else torch.preserve_format).eval()
+    grid, size, device = _ready(bundle, src, size, overlap, band_names, device)
+    totals = 0
     if Path(dst).resolve()==Path(src).resolve(): raise WriteError(f'{dst} is the scene itself; choose another name for the map.')
     with atomic(dst) as tmp:
         work = tmp.with_name(tmp.name+'.work.tif')
@@ -183,9 +183,24 @@ def predict_scene(
             for y,rows in _finished_rows(bundle, src, grid, size, overlap, bs, band_names, device, progress):
                 x = to_map(*rows)
                 totals += x.sum((1,2), dtype=np.int64)
-                with _disk_errors(): f.write(x, window=Window(0, y, grid.width, x.shape[1]))
+                with disk_errors(): f.write(x, window=Window(0, y, grid.width, x.shape[1]))
         write_cog(work, tmp, totals)
     return Path(dst)
+
+# %% ../nbs/13_predict.ipynb #ab1a7931
+def predict_array(
+    bundle,               # As in `predict_scene`
+    src,                  # Path of a chip or a small scene
+    overlap:float=.5,     # Share of a window that its neighbour covers too, 0 to below 1
+    size:int=None,        # Pixels of a window, a multiple of 32; the bundle's where None
+    bs:int=8,             # Windows per batch
+    band_names:list=None, # What the file's layers are, where it does not say
+    device=None,          # Where to compute; CUDA where there is one
+)->tuple: # (logits, valid): (K,H,W) float32, (H,W) bool; raises `CRSError`, `BundleError`
+    "Blended logits of a whole chip, in memory"
+    grid, size, device = _ready(bundle, src, size, overlap, band_names, device)
+    rows = [o for _,o in _finished_rows(bundle, src, grid, size, overlap, bs, band_names, device, False)]
+    return tuple(np.concatenate(o, -2) for o in zip(*rows))
 
 # %% ../nbs/13_predict.ipynb #af8f955c
 def geodesic_ha(
@@ -212,7 +227,7 @@ def _simplify(geoms, metres):
     crs = geoms.crs if geoms.crs.is_projected else geoms.estimate_utm_crs()
     return geoms.to_crs(crs).simplify(metres/crs.axis_info[0].unit_conversion_factor).to_crs(geoms.crs)
 
-# %% ../nbs/13_predict.ipynb #4ba54e50
+# %% ../nbs/13_predict.ipynb #4911ae1f
 def to_polygons(
     map_path,          # Map with bands 'class' and 'probability', as `predict_scene` writes it
     dst,               # Path of the GeoPackage to write
@@ -232,5 +247,5 @@ def to_polygons(
         gdf = gdf[gdf.area_ha>=min_area_ha]
         gdf['mean_probability'] = np.array([_mean_probability(src, o) for o in outlines[gdf.index]], float)
     gdf = gdf[['class', 'area_ha', 'mean_probability', 'pixels', 'geometry']].reset_index(drop=True)
-    with atomic(dst) as tmp, _disk_errors(): gdf.to_file(tmp, driver='GPKG', layer=Path(dst).stem)
+    with atomic(dst) as tmp, disk_errors(): gdf.to_file(tmp, driver='GPKG', layer=Path(dst).stem)
     return gdf
