@@ -83,7 +83,7 @@ def comparison_grid(
     for ax in axs.flat: ax.set_xticks([]); ax.set_yticks([])
     return fig
 
-# %% ../nbs/16_viz.ipynb #21d6f2a5
+# %% ../nbs/16_viz.ipynb #0bd0dd55
 def scene_figure(
     scene,                # Path of the scene
     map_path,             # Path of its map, from `predict_scene`
@@ -100,7 +100,11 @@ def scene_figure(
     with open_raster(map_path) as src: p = src.read(2, masked=True)[::step, ::step]/250
     left,bottom,right,top = grid.bounds
     fig,axs = plt.subplots(1, 3, figsize=(10,3.4), layout='constrained')
-    for ax,img,kw in zip(axs, (rgb, p, rgb), ({}, dict(cmap='cividis', vmin=0, vmax=1), {})): ax.imshow(img, extent=(left,right,bottom,top), **kw); ax.set_xticks([]); ax.set_yticks([])
+    for ax,img in zip(axs, (rgb, p, rgb)):
+        ax.imshow(img, extent=(left,right,bottom,top), cmap='cividis', vmin=0, vmax=1)
+        ax.set_xticks([]); ax.set_yticks([])
     if len(polygons): polygons.boundary.plot(ax=axs[2], color=COLOURS['student'], lw=1.2)
-    for ax,t in zip(axs, (Path(scene).name, 'probability of mine', f"{len(polygons)} polygon(s), {polygons['area_ha'].sum():.1f} ha")): ax.set_title(t, fontsize=9)
+    axs[2].set(xlabel='', ylabel='')
+    titles = Path(scene).name, 'probability of mine', f"{len(polygons)} polygon(s), {polygons['area_ha'].sum():.1f} ha"
+    for ax,t in zip(axs, titles): ax.set_title(t, fontsize=9)
     return fig
