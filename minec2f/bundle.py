@@ -37,7 +37,7 @@ class Bundle:
     def size(self): return self.spec.size
     def encode(self, dn, valid): return self.spec.encode(dn, valid)
 
-# %% ../nbs/12a_bundle.ipynb #6bcaf689
+# %% ../nbs/12a_bundle.ipynb #38db647b
 def _sha256(path):
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
@@ -50,7 +50,7 @@ def save_bundle(
     import segmentation_models_pytorch as smp
     model, spec = learn.model, learn.dls.spec
     versions = dict(minec2f=__version__, torch=torch.__version__, segmentation_models_pytorch=smp.__version__)
-    with atomic(dst) as tmp:
+    with atomic(dst) as tmp, disk_errors():
         tmp.mkdir()
         save_file({k: v.detach().cpu().contiguous() for k,v in model.state_dict().items()}, tmp/WEIGHTS)
         card = dict(format=FORMAT, model=model.config, input=spec.to_dict(), weights_sha256=_sha256(tmp/WEIGHTS), versions=versions, info=info)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MineC2FError', 'BandError', 'RasterError', 'CRSError', 'GridError', 'LabelError', 'PolygonError', 'DatasetError',
-           'SplitError', 'WeightsError', 'BundleError', 'WriteError', 'first_few', 'atomic', 'resolve']
+           'SplitError', 'WeightsError', 'BundleError', 'WriteError', 'first_few', 'atomic', 'disk_errors', 'resolve']
 
 # %% ../nbs/00_core.ipynb #d54b7c2f
 import glob, os, shutil, uuid
@@ -58,6 +58,13 @@ def atomic(
         raise WriteError(f'{dst} could not be written ({e}); free space or choose another place. Nothing was left there.') from e
     finally:
         for leftover in dst.parent.glob(glob.escape(tmp.name)+'*'): _remove(leftover)
+
+# %% ../nbs/00_core.ipynb #f34f27eb
+@contextmanager
+def disk_errors():
+    "Any exception while writing as what it is there: trouble with the disk"
+    try: yield
+    except Exception as e: raise OSError(e) from e
 
 # %% ../nbs/00_core.ipynb #735e5927
 def resolve(

@@ -92,7 +92,7 @@ CLIMATES = dict(
     C=Climate('pasture savanna broadleaf', (.4,.2,.4), 'crop crop ripe soil fallow pasture', .5, 35., .15, 0.),
     D=Climate('steppe pasture conifer wetland', (.25,.2,.45,.1), 'crop ripe soil fallow', .3, 40., .1, .05))
 
-# %% ../nbs/02_land.ipynb #26fd3785
+# %% ../nbs/02_land.ipynb #06abefe3
 @dataclass(frozen=True)
 class Site:
     "What the chips of one neighbourhood share"
@@ -114,8 +114,8 @@ def make_site(
     colours = {name: _vary(o, rng) for name,o in COVERS.items()}
     rock = list(ROCKS)[rng.integers(len(ROCKS))]
     bare, soil = _vary(ROCKS[rock], rng), colours['gravel' if climate=='B' else 'soil']
-    colours['rock'] = bare + rng.uniform(.1, .5)*(soil-bare)
-    colours['outcrop'] = _vary(colours['rock'], rng, .1, .04)
+    colours['rock'] = bare + rng.uniform(0, .35)*(soil-bare)
+    colours['outcrop'] = _vary(colours['rock'], rng, .15, .06)
     return Site(climate, rock, colours, rng.choice([.7, 2.4])+rng.normal(0, .2), rng.uniform(.6, 1.1))
 
 # %% ../nbs/02_land.ipynb #80f723b1
@@ -221,13 +221,13 @@ def built_layers(site:Site, g:Ground, rng)->list: # Layers
     road = np.min([abs(g.x*sin(o) - g.y*cos(o) - rng.normal(0, 350)) for o in rng.uniform(0, pi, 2)], axis=0)
     return [Layer(town, site.colours['town'], blocks+.1*g.grain), Layer(ramp(7-road, 6)*.8, site.colours['gravel'], 0)]
 
-# %% ../nbs/02_land.ipynb #d0b63cea
+# %% ../nbs/02_land.ipynb #8721a1d3
 def bare_layers(site:Site, g:Ground, rng)->list: # Layers
     "Cleared or eroded patches of soil, and outcrops of the site's rock on high ground"
     clear = fractal(len(g.dem), rng, 3.8, 30)
     high = fractal(len(g.dem), rng, 3.2, 35) + .4*g.dem/g.dem.std()
-    return [Layer(ramp(clear-rng.uniform(1.2, 3), .2), site.colours['soil'], .1*g.grain),
-            Layer(ramp(high-rng.uniform(1.4, 3), .25), site.colours['outcrop'], .12*g.grain+.08*g.patch)]
+    return [Layer(ramp(clear-rng.uniform(1.5, 3.2), .2), site.colours['soil'], .1*g.grain),
+            Layer(ramp(high-rng.uniform(1.8, 3.2), .25), site.colours['outcrop'], .12*g.grain+.08*g.patch)]
 
 def land_layers(
     site:Site, # Climate and colours

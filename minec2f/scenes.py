@@ -50,7 +50,7 @@ def blob(
     r = np.interp(np.arctan2(v, u), angle, np.clip(r, .3, 2)).astype(np.float32)
     return np.hypot(u, v)/(radius*r) + fray*g.patch
 
-# %% ../nbs/02a_scenes.ipynb #b8a34f2f
+# %% ../nbs/02a_scenes.ipynb #11b91980
 def pit(g:Ground, d, site:Site, rng)->list: # Layers; `g.dem` is changed in place
     "Open pit with benches, `d` as from `blob`"
     level = np.clip(1-d, 0, 1)*rng.integers(3, 8)
@@ -65,7 +65,7 @@ def dump(g:Ground, d, site:Site, rng)->list: # Layers; `g.dem` is changed in pla
     turn, mix = rng.uniform(0, pi), rng.uniform(.1, .6)
     stripes = np.sin((g.x*cos(turn)+g.y*sin(turn))*2*pi/rng.uniform(40, 80))
     colour = site.colours['rock']*(1-mix) + site.colours['soil']*mix*1.15
-    green = (d<1)*ramp(g.patch+.5*g.grain-rng.uniform(-.3, 2.), .8)*.75
+    green = (d<1)*ramp(g.patch+.5*g.grain-rng.uniform(.3, 2.5), .8)*.7
     plants = CLIMATES[site.climate].covers.split()[1]
     return [Layer(d<1, colour, .08*stripes+.1*g.grain+.08*g.patch), Layer(green, site.colours[plants], .1*g.grain)]
 

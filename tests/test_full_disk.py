@@ -1,4 +1,4 @@
-"A disk that fills up, at any point of writing a map or a layer, leaves nothing behind."
+"A disk that fills up, at any point of writing a raster, a map, a layer or a bundle, leaves nothing behind."
 import json, subprocess, sys
 
 SETUP = '''
@@ -6,8 +6,11 @@ import json, resource, sys
 from pathlib import Path
 from types import SimpleNamespace
 import geopandas as gpd, numpy as np, rasterio, torch
-from minec2f.bands import to_reflectance
+from minec2f.bands import BandStats, to_reflectance
+from minec2f.bundle import load_bundle, save_bundle
 from minec2f.core import WriteError
+from minec2f.data import InputSpec
+from minec2f.models import mine_model
 from minec2f.predict import predict_scene, to_polygons
 from minec2f.raster import Grid, write_raster
 
@@ -19,12 +22,16 @@ bundle = SimpleNamespace(model=Rule(), bands=['B04'], classes=['background','min
                          encode=lambda dn, valid: np.where(valid, to_reflectance(dn), np.nan))
 grid = Grid(rasterio.CRS.from_epsg(32723), rasterio.transform.from_origin(6e5, 77e5, 10, 10), 420, 300)
 dn = np.random.default_rng(0).integers(1, 5000, (1,140,100)).astype(np.uint16).repeat(3, 1).repeat(3, 2)
-write_raster(folder/'scene.tif', dn, grid, nodata=0, names=['B04'])
+def write_scene(path): write_raster(path, dn, grid, nodata=0, names=['B04'])
 def write_map(path): predict_scene(bundle, folder/'scene.tif', path, progress=False)
 def write_layer(path): to_polygons(folder/'map.tif', path, min_area_ha=.2)
+learn = SimpleNamespace(model=mine_model(['B04'], encoder='resnet18', pyramid=32, segmentation=32),
+                        dls=SimpleNamespace(spec=InputSpec(['B04'], BandStats(['B04']).add(to_reflectance(dn)))))
+def write_bundle(path): save_bundle(path, learn)
 
 def same_map(a, b):
     with rasterio.open(a) as f, rasterio.open(b) as g: return bool((f.read()==g.read()).all())
+def same_bundle(a, b): return load_bundle(a).model.config==load_bundle(b).model.config
 def same_layer(a, b): return gpd.read_file(a).equals(gpd.read_file(b))
 
 def limited(write, same, path, limit):
@@ -36,12 +43,14 @@ def limited(write, same, path, limit):
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,)*2)
     return error, sorted(o.name for o in path.parent.iterdir()), path.exists() and same(path, folder/path.name)
 
-write_map(folder/'map.tif'); write_layer(folder/'mines.gpkg')
-def outcomes(write, same, name):
-    size = (folder/name).stat().st_size
-    return [limited(write, same, folder/f'{o}_{name}'/name, int(o*size)) for o in (.01, .3, .6, .9, .999, 3)]
+writers = {'scene.tif': (write_scene, same_map), 'map.tif': (write_map, same_map), 'mines.gpkg': (write_layer, same_layer),
+           'bundle': (write_bundle, same_bundle)}
+for name,(write,_) in writers.items(): write(folder/name)
+def outcomes(name):
+    largest = max(o.stat().st_size for o in [folder/name, *(folder/name).glob('*')])
+    return [limited(*writers[name], folder/f'{o}_{name}'/name, int(o*largest)) for o in (.01, .3, .6, .9, .999, 3)]
 
-print(json.dumps({'map.tif': outcomes(write_map, same_map, 'map.tif'), 'mines.gpkg': outcomes(write_layer, same_layer, 'mines.gpkg')}))
+print(json.dumps({name: outcomes(name) for name in writers}))
 '''
 
 def test_full_disk_leaves_nothing(tmp_path):

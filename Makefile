@@ -1,0 +1,27 @@
+# Two commands: `make demo` and `make test`. Each sets up a virtual environment of the project's own first.
+PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
+BIN := .venv/bin
+# one thread a process: several processes that each take all cores slow each other down many times over
+TEST_ENV := OMP_NUM_THREADS=1
+
+.venv/installed: settings.ini setup.py pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "minec2f needs Python 3.11 or newer, found " + sys.version.split()[0])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode $(addprefix --constraint ,$(CONSTRAINTS)) --editable '.[dev]'
+	touch $@
+
+.PHONY: install demo test clean
+install: .venv/installed
+
+demo: install
+	$(BIN)/papermill nbs/train.ipynb runs/demo.ipynb -p profile demo -p out runs/demo --stdout-file /dev/stdout --no-progress-bar
+
+test: install
+	$(BIN)/python -m pytest -q tests/test_sync.py
+	$(TEST_ENV) $(BIN)/nbdev_test --n_workers 2 --timing
+	$(TEST_ENV) $(BIN)/python -m pytest -q -rs --durations=5 tests
+
+clean:
+	rm -rf .venv runs/*

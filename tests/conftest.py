@@ -1,0 +1,20 @@
+import pytest, torch
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent.parent
+REAL = REPO.parent/'shared'/'real'
+
+def pytest_configure(config):
+    config.addinivalue_line('markers', 'gpu: needs a CUDA device; skipped, with a word, where there is none')
+
+def pytest_runtest_setup(item):
+    if 'gpu' in item.keywords and not torch.cuda.is_available(): pytest.skip('no CUDA device here')
+
+@pytest.fixture
+def repo(): return REPO
+
+@pytest.fixture
+def real():
+    "Folder of real data beside the checkout; nothing of it is part of the project"
+    if not REAL.exists(): pytest.skip('no real data at ../shared/real')
+    return REAL

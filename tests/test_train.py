@@ -1,0 +1,59 @@
+"The main notebook end to end under papermill: on synthetic data, on real data, on a GPU."
+import json, nbformat, papermill, pytest
+
+SMALL = dict(methods='minec2f,finetune')
+
+def run(repo, out, monkeypatch, **parameters):
+    "Run train.ipynb as a user would, from the checkout; its metrics"
+    monkeypatch.chdir(repo)
+    papermill.execute_notebook('nbs/train.ipynb', out.with_suffix('.ipynb'), dict(out=str(out), **parameters), progress_bar=False)
+    return json.loads((out/'metrics.json').read_text())
+
+def chips(metrics, model): return [o['confusion'] for o in metrics['per_chip'][model]]
+
+def check_outputs(out, metrics, bundles):
+    assert sorted(o.name for o in (out/'bundles').iterdir())==sorted(bundles)==sorted(metrics['scores'])
+    assert (out/'comparison.png').stat().st_size>10_000 and (out/'learning_curves.png').stat().st_size>5_000
+    for name in metrics['maps']: assert all((out/'maps'/f'{name}{o}').exists() for o in ('.tif', '.gpkg', '.png'))
+    assert metrics['maps']
+    assert all(0<=s['miou']<=1 for s in metrics['scores'].values())
+
+def test_parameters_cell(repo):
+    tags = [c.metadata.get('tags', []) for c in nbformat.read(repo/'nbs/train.ipynb', 4).cells]
+    assert sum('parameters' in o for o in tags)==1
+
+@pytest.fixture(scope='module')
+def default(tmp_path_factory):
+    from conftest import REPO
+    with pytest.MonkeyPatch.context() as m:
+        out = tmp_path_factory.mktemp('train')/'default'
+        yield run(REPO, out, m, methods='minec2f,finetune,fine_only'), out
+
+def test_smoke(default):
+    metrics, out = default
+    check_outputs(out, metrics, ['teacher','minec2f','finetune','fine_only'])
+    assert metrics['config']['profile']=='smoke' and metrics['config']['lambda_f']==1
+
+def test_parameters_change_the_result(repo, default, tmp_path, monkeypatch):
+    "Without weight on distillation the method is fine-tuning, chip for chip; with it, on the same teacher, it is not"
+    before, _ = default
+    after = run(repo, tmp_path/'p', monkeypatch, lambda_f=0., lambda_p=0., **SMALL)
+    assert after['config']['lambda_f']==0
+    assert chips(after, 'teacher')==chips(before, 'teacher')
+    assert chips(after, 'minec2f')==chips(after, 'finetune')==chips(before, 'finetune')
+    assert before['last_losses']['minec2f']['prediction']>0 and 'prediction' not in after['last_losses']['minec2f']
+
+def test_real(repo, real, tmp_path, monkeypatch):
+    "Polygons for the coarse domain, masks for the fine one, whole scenes mapped: three bands, degrees instead of metres"
+    data = real/'tailings_br'
+    metrics = run(repo, tmp_path/'real', monkeypatch, data=str(data), polygons=str(data/'coarse_polygons.gpkg'), bands='B04,B03,B02', bs=16,
+                  scene=str(data/'scenes'/'tail_100.tif'), **SMALL)
+    check_outputs(tmp_path/'real', metrics, ['teacher','minec2f','finetune'])
+    assert metrics['chips']['fine']['test']>0 and metrics['chips']['coarse'].get('test', 0)==0
+
+@pytest.mark.gpu
+def test_gpu(repo, tmp_path, monkeypatch):
+    "Full size, mixed precision, channels-last; few epochs"
+    metrics = run(repo, tmp_path/'gpu', monkeypatch, profile='gpu', teacher_epochs=2, student_epochs=2)
+    check_outputs(tmp_path/'gpu', metrics, ['teacher','minec2f','finetune','fine_only'])
+    assert metrics['device'].startswith('cuda')
