@@ -155,7 +155,7 @@ class BandStats:
     @property
     def std(self): return np.sqrt(self.m2/np.maximum(self.n, 1))
 
-# %% ../nbs/00a_bands.ipynb #e150520e
+# %% ../nbs/00a_bands.ipynb #e1d77940
 def stats_for(
     stats:BandStats, # Statistics of named bands
     bands:list,      # Names wanted, in order
@@ -164,7 +164,9 @@ def stats_for(
     pos = band_positions(stats.bands, bands, 'statistics')
     mean, std = stats.mean[pos].astype(np.float32), stats.std[pos].astype(np.float32)
     flat = [b for b,s in zip(bands, std) if not s>0]
-    if flat: raise BandError(f"band {', '.join(flat)} has no variation in the training images; leave it out, or check that the right file was read.")
+    if flat:
+        raise BandError(f"band {', '.join(flat)} has no variation in the training images; leave it out, or check that the right "
+                        "file was read.")
     return mean, std
 
 def stats_to_dict(stats:BandStats)->dict:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from .distill import *
 
-# %% ../nbs/11_baselines.ipynb #c6ee67f3
+# %% ../nbs/11_baselines.ipynb #4294aea9
 @dataclass(frozen=True)
 class Method:
     "One way to train on the fine domain"
@@ -42,8 +42,9 @@ def get_method(
 
 def methods()->pd.DataFrame: # One row a method
     "What there is to choose from"
-    return pd.DataFrame([dict(method=o.name, summary=o.summary, start=o.start, stores=o.stores or 'nothing', coarse_images=o.coarse_images, source=o.source)
-                         for o in METHODS.values()]).set_index('method')
+    rows = [dict(method=o.name, summary=o.summary, start=o.start, stores=o.stores or 'nothing', coarse_images=o.coarse_images,
+                 source=o.source) for o in METHODS.values()]
+    return pd.DataFrame(rows).set_index('method')
 
 # %% ../nbs/11_baselines.ipynb #241d767e
 register(Method('minec2f', 'fine-tuning with attentive feature and prediction distillation', 'MineC2FNet, arXiv 2605.24460 (reconstructed)',

@@ -37,7 +37,7 @@ class Bundle:
     def size(self): return self.spec.size
     def encode(self, dn, valid): return self.spec.encode(dn, valid)
 
-# %% ../nbs/12a_bundle.ipynb #38db647b
+# %% ../nbs/12a_bundle.ipynb #47037107
 def _sha256(path):
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
@@ -53,11 +53,12 @@ def save_bundle(
     with atomic(dst) as tmp, disk_errors():
         tmp.mkdir()
         save_file({k: v.detach().cpu().contiguous() for k,v in model.state_dict().items()}, tmp/WEIGHTS)
-        card = dict(format=FORMAT, model=model.config, input=spec.to_dict(), weights_sha256=_sha256(tmp/WEIGHTS), versions=versions, info=info)
+        card = dict(format=FORMAT, model=model.config, input=spec.to_dict(), weights_sha256=_sha256(tmp/WEIGHTS),
+                    versions=versions, info=info)
         (tmp/CARD).write_text(json.dumps(card, indent=1))
     return Path(dst)
 
-# %% ../nbs/12a_bundle.ipynb #ff19a5c2
+# %% ../nbs/12a_bundle.ipynb #1e9c2a06
 def read_card(
     path:str|Path, # A bundle's folder
 )->dict: # Its page; raises `BundleError`
@@ -67,8 +68,11 @@ def read_card(
     if lost: raise BundleError(f"{path} is no bundle: {' and '.join(lost)} missing; a folder with {' and '.join(FILES)} was expected.")
     try: card = json.loads((path/CARD).read_text())
     except ValueError as e: raise BundleError(f'{path/CARD} is not valid JSON ({e}); save the bundle again.') from e
-    if card.get('format')!=FORMAT: raise BundleError(f"{path} has format {card.get('format')}; this version reads {FORMAT}. Update minec2f, or save the bundle again.")
-    if card['weights_sha256']!=_sha256(path/WEIGHTS): raise BundleError(f'the weights in {path} are not those its card describes (checksum differs); copy the bundle again.')
+    if card.get('format')!=FORMAT:
+        raise BundleError(f"{path} has format {card.get('format')}; this version reads {FORMAT}. Update minec2f, or save the "
+                          "bundle again.")
+    if card['weights_sha256']!=_sha256(path/WEIGHTS):
+        raise BundleError(f'the weights in {path} are not those its card describes (checksum differs); copy the bundle again.')
     return card
 
 def load_bundle(

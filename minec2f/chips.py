@@ -16,7 +16,7 @@ from .core import *
 from .bands import *
 from .raster import *
 
-# %% ../nbs/03_chips.ipynb #d8a825d6
+# %% ../nbs/03_chips.ipynb #7e68bb75
 DOMAINS, SPLITS, IGNORE = ('coarse', 'fine'), ('train', 'valid', 'test'), 255
 
 def check_split(
@@ -26,7 +26,9 @@ def check_split(
     unknown = set(index['split']) - set(SPLITS)
     if unknown: raise SplitError(f"split has the values {first_few(sorted(map(str,unknown)))}; only {', '.join(SPLITS)} are known.")
     n = index.groupby('site')['split'].nunique()
-    if (n>1).any(): raise SplitError(f'site {first_few(n.index[n>1])} is in more than one split; chips of one site must stay together. Make the split with site_split.')
+    if (n>1).any():
+        raise SplitError(f'site {first_few(n.index[n>1])} is in more than one split; chips of one site must stay together. Make '
+                         'the split with site_split.')
 
 def read_index(
     folder:str|Path, # The dataset folder
@@ -39,7 +41,8 @@ def read_index(
     if missing: raise DatasetError(f"{path} has the columns {', '.join(index)}; {', '.join(missing)} must be there.")
     if not len(index): raise DatasetError(f'{path} has no rows; at least one chip was expected.')
     for col in ('id','site','domain'):
-        if index[col].isna().any(): raise DatasetError(f'{path} has rows without {col} (first: row {index[col].isna().idxmax()+2} of the file); fill them in.')
+        if index[col].isna().any():
+            raise DatasetError(f'{path} has rows without {col} (first: row {index[col].isna().idxmax()+2} of the file); fill them in.')
     twice = index['id'][index['id'].duplicated()]
     if len(twice): raise DatasetError(f'{path} has duplicate ids: {first_few(twice)}; an id names one chip.')
     unknown = set(index['domain']) - set(DOMAINS)
@@ -47,26 +50,30 @@ def read_index(
     if 'split' in index: check_split(index)
     return index
 
-# %% ../nbs/03_chips.ipynb #0783d9fb
+# %% ../nbs/03_chips.ipynb #3d2fa1f3
 def _polygon_file(folder, polygons):
     if polygons: return str(polygons)
     found = sorted(Path(folder).glob('*.gpkg'))
-    if len(found)>1: raise DatasetError(f'{folder} has several polygon files ({first_few(o.name for o in found)}); say which one holds the coarse labels (polygons=…).')
+    if len(found)>1:
+        raise DatasetError(f'{folder} has several polygon files ({first_few(o.name for o in found)}); say which one holds the '
+                           'coarse labels (polygons=…).')
     return str(found[0]) if found else ''
 
 def _attach_files(index, folder, polygons):
     folder = Path(folder).resolve()
     layer = _polygon_file(folder, polygons) if (index['domain']=='coarse').any() else ''
-    index = index.assign(image=[str(folder/'images'/f'{o}.tif') for o in index['id']], mask=[str(folder/'masks'/f'{o}.tif') for o in index['id']],
+    image, mask = ([str(folder/kind/f'{o}.tif') for o in index['id']] for kind in ('images','masks'))
+    index = index.assign(image=image, mask=[o if Path(o).exists() else '' for o in mask],
                          polygons=np.where(index['domain']=='coarse', layer, ''))
     lost = [o for o in index['image'] if not Path(o).exists()]
     if lost: raise DatasetError(f'{len(lost)} id(s) of the index have no image, first {lost[0]}; add the file or remove the row.')
-    index['mask'] = [o if Path(o).exists() else '' for o in index['mask']]
     bare = index['id'][(index['mask']=='') & (index['polygons']=='')]
-    if len(bare): raise DatasetError(f'{len(bare)} chip(s) have neither a mask nor polygons: {first_few(bare)}; add masks/<id>.tif, or polygons=… for the coarse ones.')
+    if len(bare):
+        raise DatasetError(f'{len(bare)} chip(s) have neither a mask nor polygons: {first_few(bare)}; add masks/<id>.tif, or '
+                           'polygons=… for the coarse ones.')
     return index
 
-# %% ../nbs/03_chips.ipynb #8e9076da
+# %% ../nbs/03_chips.ipynb #fc40ece6
 def _lonlat(grid):
     from rasterio.warp import transform
     lon,lat = transform(grid.crs, 'EPSG:4326', *([o] for o in grid.transform*(grid.width/2, grid.height/2)))
@@ -74,7 +81,9 @@ def _lonlat(grid):
 
 def _check_chip(row, min_side):
     grid = read_grid(row['image'])
-    if min(grid.shape)<min_side: raise GridError(f"{row['image']} is {grid.height}x{grid.width} px; at least {min_side} px a side are needed. Cut a larger chip, or drop it.")
+    if min(grid.shape)<min_side:
+        raise GridError(f"{row['image']} is {grid.height}x{grid.width} px; at least {min_side} px a side are needed. Cut a larger "
+                        "chip, or drop it.")
     if row['mask']: check_same_grid(grid, read_grid(row['mask']), f"image and mask of {row['id']}")
     return grid
 
@@ -85,7 +94,9 @@ def _check_polygons_meet(index, grids):
         for crs in {str(grids[o].crs): grids[o].crs for o in rows.index}.values():
             layer = gdf.to_crs(crs)
             if any(len(layer.sindex.query(f)) for f,o in zip(frames, rows.index) if grids[o].crs==crs): break
-        else: raise PolygonError(f'{path}: none of its {len(gdf)} polygons lies on any of the {len(rows)} coarse images; check that both are of the same place and that their CRS are right.')
+        else:
+            raise PolygonError(f'{path}: none of its {len(gdf)} polygons lies on any of the {len(rows)} coarse images; check that '
+                               'both are of the same place and that their CRS are right.')
 
 @lru_cache(maxsize=8)
 def _polygons_as_of(path, mtime): return read_polygons(path)
@@ -111,7 +122,7 @@ def load_index(
     if not {'lon','lat'} <= set(index): index[['lon','lat']] = [_lonlat(grids[i]) for i in index.index]
     return index
 
-# %% ../nbs/03_chips.ipynb #01695d64
+# %% ../nbs/03_chips.ipynb #d1d79bfa
 def read_label(
     row,             # A row of the index (a mapping)
     grid:Grid,       # The image's grid, or a window of it
@@ -122,7 +133,9 @@ def read_label(
     if row['polygons']: return rasterize_polygons(load_polygons(row['polygons']), grid)
     y = read_chip(row['mask'], window=window)[0][0]
     odd = sorted(set(np.unique(y).tolist()) - {*range(n_classes), IGNORE})
-    if odd: raise LabelError(f"{row['mask']} holds the value(s) {first_few(odd)}; allowed are 0-{n_classes-1} and {IGNORE} (ignore). Recode the mask.")
+    if odd:
+        raise LabelError(f"{row['mask']} holds the value(s) {first_few(odd)}; allowed are 0-{n_classes-1} and {IGNORE} (ignore). "
+                         "Recode the mask.")
     return y.astype(np.uint8)
 
 def read_sample(
@@ -157,11 +170,13 @@ def site_groups(
     i,j = np.concatenate([near, same]).T
     return connected_components(coo_array((np.ones(len(i)), (i,j)), shape=(n,n)), directed=False)[1]
 
-# %% ../nbs/03_chips.ipynb #7313eaa1
+# %% ../nbs/03_chips.ipynb #c3ad373a
 def _divide(groups, shares, rng):
     "Assign each group a split: `shares` of the groups, at least one each, the rest to train"
     groups = rng.permutation(groups)
-    if len(groups)<=len(shares): raise SplitError(f"{len(groups)} independent site(s) cannot make {len(shares)+1} splits (train, {', '.join(shares)}); add sites, or lower buffer_km.")
+    if len(groups)<=len(shares):
+        raise SplitError(f"{len(groups)} independent site(s) cannot make {len(shares)+1} splits (train, {', '.join(shares)}); add "
+                         "sites, or lower buffer_km.")
     counts = {k: max(1, round(v*len(groups))) for k,v in shares.items() if v>0}
     labels = sum(([k]*n for k,n in counts.items()), [])[:len(groups)-1]
     return dict(zip(groups, labels + ['train']*(len(groups)-len(labels))))
@@ -184,7 +199,7 @@ def site_split(
     leaks = ~is_fine & np.isin(group, fine_groups) & (out['split']!='train')
     return out[~leaks].reset_index(drop=True)
 
-# %% ../nbs/03_chips.ipynb #39cbd405
+# %% ../nbs/03_chips.ipynb #64f9f044
 def assert_no_leak(
     index:pd.DataFrame,   # Index with a column `split`
     buffer_km:float=10.,  # Least distance between chips of different splits
@@ -197,4 +212,5 @@ def assert_no_leak(
     leak = pairs[split[pairs[:,0]]!=split[pairs[:,1]]]
     if len(leak):
         i,j = leak[0]
-        raise SplitError(f'{len(leak)} pair(s) of chips of different splits are closer than {buffer_km:g} km, first {ids[i]} ({split[i]}) and {ids[j]} ({split[j]}); make the split with site_split.')
+        raise SplitError(f'{len(leak)} pair(s) of chips of different splits are closer than {buffer_km:g} km, first {ids[i]} '
+                         f'({split[i]}) and {ids[j]} ({split[j]}); make the split with site_split.')

@@ -14,7 +14,7 @@ from .chips import *
 from .metrics import *
 from .predict import *
 
-# %% ../nbs/14_evaluate.ipynb #0405eb2b
+# %% ../nbs/14_evaluate.ipynb #9ce79018
 def _evaluate_chip(bundle, row, boundary_m, band_names, options):
     grid = read_grid(row['image'])
     logits, valid = predict_array(bundle, row['image'], band_names=band_names, **options)
@@ -33,7 +33,9 @@ def evaluate(
 )->pd.DataFrame: # id, site, confusion, boundary_iou of each chip; raises `DatasetError` where there is nothing to measure
     "Measure a model on chips"
     bare = index['id'][index['mask']==''] if len(index) else []
-    if not len(index) or len(bare): raise DatasetError(f'cannot measure on {len(index)} chip(s), {len(bare)} of them without a mask; give test chips that have masks.')
+    if not len(index) or len(bare):
+        raise DatasetError(f'cannot measure on {len(index)} chip(s), {len(bare)} of them without a mask; give test chips that '
+                           'have masks.')
     return pd.DataFrame([_evaluate_chip(bundle, row, boundary_m, band_names, options) for row in index.to_dict('records')])
 
 # %% ../nbs/14_evaluate.ipynb #a415b40d

@@ -103,7 +103,7 @@ def teacher_learner(
     model = mine_model(dls.spec.bands, len(dls.spec.classes), **model_kwargs)
     return _mine_learner(dls, model, loss or SegLoss(), [], lr, wd, 1., keep_best, cbs)
 
-# %% ../nbs/12_learner.ipynb #8782b2dc
+# %% ../nbs/12_learner.ipynb #2da944d9
 def model_of(
     teacher, # A Learner, a loaded bundle, or a model
 )->torch.nn.Module:
@@ -130,8 +130,8 @@ def c2f_learner(
     "Learner of the second stage: a student on fine masks, with what `method` takes from the teacher"
     method, teacher, loss = get_method(method), model_of(teacher), loss or SegLoss()
     if (dls.spec.bands, len(dls.spec.classes)) != (teacher.config['bands'], teacher.config['classes']):
-        raise BandError(f"the teacher has the bands {', '.join(teacher.config['bands'])} and {teacher.config['classes']} classes, the fine data "
-                        f"{', '.join(dls.spec.bands)} and {len(dls.spec.classes)}; make the loaders with spec=coarse_dls.spec.")
+        raise BandError(f"the teacher has the bands {', '.join(teacher.config['bands'])} and {teacher.config['classes']} classes, the fine "
+                        f"data {', '.join(dls.spec.bands)} and {len(dls.spec.classes)}; make the loaders with spec=coarse_dls.spec.")
     warm = method.start=='teacher'
     student = _student(teacher, method)
     extra = method.callbacks(copy.deepcopy(teacher), **options)

@@ -29,9 +29,11 @@ def adapt_first_conv(
     colour = dict(red=weight[:,0], green=weight[:,1], blue=weight[:,2])
     return torch.stack([colour.get(common_name(o), other) for o in bands], 1)
 
-# %% ../nbs/09_models.ipynb #be82611d
+# %% ../nbs/09_models.ipynb #78551039
 def _read_state(path):
-    if not Path(path).exists(): raise WeightsError(f"weights {str(path)!r}: no such file; give None, 'imagenet', or the path of an encoder's .safetensors or .pth.")
+    if not Path(path).exists():
+        raise WeightsError(f"weights {str(path)!r}: no such file; give None, 'imagenet', or the path of an encoder's .safetensors "
+                           "or .pth.")
     if Path(path).suffix=='.safetensors':
         from safetensors.torch import load_file
         return load_file(path)
@@ -41,7 +43,8 @@ def _pretrained_encoder(name, weights):
     if weights!='imagenet':
         encoder, state = get_encoder(name), _read_state(weights)
         try: encoder.load_state_dict(state)
-        except RuntimeError as e: raise WeightsError(f'{weights} does not hold the weights of a {name} encoder with three bands: {str(e)[:300]}') from e
+        except RuntimeError as e:
+            raise WeightsError(f'{weights} does not hold the weights of a {name} encoder with three bands: {str(e)[:300]}') from e
         return encoder
     try: return get_encoder(name, weights=weights)
     except Exception as e:
@@ -106,7 +109,7 @@ class AttentiveFPN(nn.Module):
         merged = self.decoder.merge([seg(r) for seg,r in zip(self.decoder.seg_blocks, reversed(rs))])
         return self.head(self.decoder.dropout(merged))[..., :h, :w]
 
-# %% ../nbs/09_models.ipynb #20fa790d
+# %% ../nbs/09_models.ipynb #8f4ffd96
 def mine_model(
     bands:list,                # C band names, in input order
     classes:int=2,             # Number of classes, background included
@@ -118,7 +121,8 @@ def mine_model(
     attention:bool=True,       # CBAM gates in the forward path?
 )->AttentiveFPN: # Its `config` holds these values; raises `WeightsError`
     "The method's network for named bands"
-    config = dict(bands=list(bands), classes=classes, encoder=encoder, pyramid=pyramid, segmentation=segmentation, dropout=dropout, attention=attention)
+    config = dict(bands=list(bands), classes=classes, encoder=encoder, pyramid=pyramid, segmentation=segmentation,
+                  dropout=dropout, attention=attention)
     model = AttentiveFPN(mine_encoder(encoder, bands, weights), classes, pyramid, segmentation, dropout, attention)
     model.config, model.weights = config, weights
     return model

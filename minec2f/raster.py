@@ -33,7 +33,7 @@ class Grid:
     @property
     def bounds(self): return rasterio.transform.array_bounds(self.height, self.width, self.transform)
 
-# %% ../nbs/01_raster.ipynb #cd80f838
+# %% ../nbs/01_raster.ipynb #60bb07c7
 @contextmanager
 def open_raster(
     path, # Path of a raster
@@ -45,7 +45,8 @@ def open_raster(
         warnings.simplefilter('ignore', NotGeoreferencedWarning)
         try:
             with rasterio.open(path) as src: yield src
-        except RasterioError as e: raise RasterError(f'{path} cannot be read as a raster ({e}); the file may be damaged: fetch or write it again.') from e
+        except RasterioError as e:
+            raise RasterError(f'{path} cannot be read as a raster ({e}); the file may be damaged: fetch or write it again.') from e
 
 def read_grid(
     path,          # Path of a raster
@@ -54,10 +55,11 @@ def read_grid(
     "Where the pixels of a raster lie"
     with open_raster(path) as src: grid = Grid(src.crs, src.transform, src.height, src.width)
     if need_crs and grid.crs is None:
-        raise CRSError(f'{path} has no coordinate reference system; a place on Earth was expected. Assign one, for example with rio edit-info --crs.')
+        raise CRSError(f'{path} has no coordinate reference system; a place on Earth was expected. Assign one, for example with '
+                       'rio edit-info --crs.')
     return grid
 
-# %% ../nbs/01_raster.ipynb #f04abd41
+# %% ../nbs/01_raster.ipynb #e45a7de9
 def check_same_grid(
     a:Grid, # First grid
     b:Grid, # Second grid
@@ -66,7 +68,7 @@ def check_same_grid(
     "Raise `GridError` unless two grids are the same"
     if a.shape!=b.shape: problem = f'sizes {a.shape} and {b.shape}'
     elif a.crs!=b.crs: problem = f'CRS {a.crs} and {b.crs}'
-    elif not np.allclose(np.array(~a.transform*b.transform)[:6], (1,0,0,0,1,0), atol=.01): problem = f'transforms {a.transform[:6]} and {b.transform[:6]}'
+    elif not np.allclose((~a.transform*b.transform)[:6], (1,0,0,0,1,0), atol=.01): problem = f'transforms {a.transform[:6]} and {b.transform[:6]}'
     else: return
     raise GridError(f'{what} differ: {problem}. They must share one grid; resample one onto the other (rio warp --like).')
 
@@ -78,7 +80,9 @@ def metres_per_pixel(
     if grid.crs is None: raise CRSError('the raster has no CRS, so its pixels have no size in metres; assign one.')
     size = np.hypot(grid.transform.b, grid.transform.e), np.hypot(grid.transform.a, grid.transform.d)
     if grid.crs.is_projected: return tuple(o*grid.crs.linear_units_factor[1] for o in size)
-    if angular!='centre': raise CRSError(f'{grid.crs} measures in degrees where metres are needed; reproject to UTM, or accept the size at the centre (angular="centre").')
+    if angular!='centre':
+        raise CRSError(f'{grid.crs} measures in degrees where metres are needed; reproject to UTM, or accept the size at the '
+                       'centre (angular="centre").')
     from pyproj import Geod
     lon,lat = grid.transform*(grid.width/2, grid.height/2)
     geod = Geod(ellps='WGS84')
@@ -104,7 +108,7 @@ def write_raster(
         with rasterio.open(tmp) as f: written = f.read()
         if not np.array_equal(written, x, equal_nan=x.dtype.kind=='f'): raise OSError('pixels are missing from the file')
 
-# %% ../nbs/01_raster.ipynb #e14fcc8e
+# %% ../nbs/01_raster.ipynb #864b9445
 def raster_bands(
     path,            # Path of a raster
     names:list=None, # Its band names in order, where the file does not say
@@ -113,7 +117,8 @@ def raster_bands(
     with open_raster(path) as src: found, count = list(src.descriptions), src.count
     if names is None and not all(found):
         raise BandError(f'{path} has {count} band(s) without names (band descriptions); name them in order with band_names=[…].')
-    if names is not None and len(names)!=count: raise BandError(f'{path} has {count} band(s), but {len(names)} names were given: {", ".join(names)}.')
+    if names is not None and len(names)!=count:
+        raise BandError(f'{path} has {count} band(s), but {len(names)} names were given: {", ".join(names)}.')
     return list(names or found)
 
 def read_chip(
@@ -132,7 +137,7 @@ def read_chip(
     if x.dtype.kind=='f': valid &= np.isfinite(x).all(0)
     return x, valid, grid
 
-# %% ../nbs/01_raster.ipynb #1aca1f25
+# %% ../nbs/01_raster.ipynb #19e52162
 def check_polygons(
     gdf,            # GeoDataFrame
     what='layer',   # Its name, for messages
@@ -146,7 +151,9 @@ def check_polygons(
     if len(gdf)==0 or gdf.is_empty.all(): raise PolygonError(f'{what} holds no polygon; a layer with mine outlines was expected.')
     if others: raise PolygonError(f'{what} holds {", ".join(sorted(others))}; only polygons can be labels. Buffer or drop the others.')
     bad = gdf[~gdf.is_valid]
-    if len(bad): raise PolygonError(f'{what} has {len(bad)} invalid polygon(s), first at row {bad.index[0]} ({bad.is_valid_reason().iloc[0]}); pass fix=True to repair them, or repair the file.')
+    if len(bad):
+        raise PolygonError(f'{what} has {len(bad)} invalid polygon(s), first at row {bad.index[0]} '
+                           f'({bad.is_valid_reason().iloc[0]}); pass fix=True to repair them, or repair the file.')
     return gdf
 
 def read_polygons(
@@ -161,7 +168,7 @@ def read_polygons(
     except Exception as e: raise PolygonError(f'{path} cannot be read as a polygon layer ({e}).') from e
     return check_polygons(gdf, Path(path).name, fix)
 
-# %% ../nbs/01_raster.ipynb #6938fbd1
+# %% ../nbs/01_raster.ipynb #2b183826
 def rasterize_polygons(
     gdf,                   # GeoDataFrame of polygons with a CRS
     grid:Grid,             # The grid to draw on
@@ -169,7 +176,8 @@ def rasterize_polygons(
     all_touched:bool=False,# Every pixel touched, instead of those whose centre is inside
 )->np.ndarray: # (H,W) uint8: `value` inside, 0 outside
     "Draw polygons on a grid"
-    if gdf.crs is None or grid.crs is None: raise CRSError('polygons and image both need a CRS to be laid over each other; assign the missing one.')
+    if gdf.crs is None or grid.crs is None:
+        raise CRSError('polygons and image both need a CRS to be laid over each other; assign the missing one.')
     from shapely.geometry import box
     frame = box(*grid.bounds)
     if gdf.crs!=grid.crs:
@@ -178,4 +186,5 @@ def rasterize_polygons(
         gdf = gdf.iloc[gdf.sindex.query(seen)].to_crs(grid.crs)
     shapes = gdf.geometry.iloc[gdf.sindex.query(frame)]
     if len(shapes)==0: return np.zeros(grid.shape, np.uint8)
-    return features.rasterize(((o, value) for o in shapes), out_shape=grid.shape, transform=grid.transform, all_touched=all_touched, dtype=np.uint8)
+    return features.rasterize(((o, value) for o in shapes), out_shape=grid.shape, transform=grid.transform,
+                              all_touched=all_touched, dtype=np.uint8)

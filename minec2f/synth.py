@@ -6,8 +6,7 @@
 __all__ = ['Domain', 'DOMAINS', 'REGIONS', 'Chip', 'BLOCKS', 'site_cells', 'plan_sites', 'utm_grid', 'grid_lonlat', 'plan_chips',
            'draw_chip', 'coarse_outlines', 'write_chip', 'synth_dataset']
 
-# %% ../nbs/02c_synth.ipynb #609c57b3
-import os
+# %% ../nbs/02c_synth.ipynb #4586ca45
 from collections import namedtuple
 
 import numpy as np, pandas as pd

@@ -18,8 +18,9 @@ from .chips import *
 from .data import show_label
 from .predict import *
 
-# %% ../nbs/16_viz.ipynb #ffcec800
-COLOURS = dict(coarse='#E69F00', fine='#F0E442', teacher='#D55E00', student='#56B4E9', false_positive='#D55E00', false_negative='#0072B2', right='#999999')
+# %% ../nbs/16_viz.ipynb #85e81209
+COLOURS = dict(coarse='#E69F00', fine='#F0E442', teacher='#D55E00', student='#56B4E9',
+               false_positive='#D55E00', false_negative='#0072B2', right='#999999')
 
 def save_figure(
     fig,           # matplotlib figure
