@@ -12,7 +12,7 @@ import pandas as pd
 
 from .distill import *
 
-# %% ../nbs/11_baselines.ipynb #4294aea9
+# %% ../nbs/11_baselines.ipynb #96520e2c
 @dataclass(frozen=True)
 class Method:
     "One way to train on the fine domain"
@@ -22,7 +22,7 @@ class Method:
     start:str = 'teacher' # Where the student starts: 'teacher' (a copy of it) or 'scratch' (as the teacher once did)
     stores:str = ''       # What of the coarse domain it keeps
     coarse_images:bool = False # Does it see coarse images in the second stage?
-    callbacks:object = field(default=lambda teacher, **kw: [], repr=False) # (teacher, **options) -> callbacks to add
+    callbacks:object = field(default=lambda teacher: [], repr=False) # (teacher, **kwargs) -> callbacks to add
 
 METHODS = {}
 

@@ -17,7 +17,7 @@ from .data import InputSpec
 from .models import mine_model
 from . import __version__
 
-# %% ../nbs/12a_bundle.ipynb #77d3c1f4
+# %% ../nbs/12a_bundle.ipynb #4e35b8b0
 FORMAT = 1
 FILES = WEIGHTS, CARD = 'model.safetensors', 'bundle.json'
 
@@ -35,6 +35,8 @@ class Bundle:
     def classes(self): return list(self.spec.classes)
     @property
     def size(self): return self.spec.size
+    @property
+    def res(self): return self.spec.res
     def encode(self, dn, valid): return self.spec.encode(dn, valid)
 
 # %% ../nbs/12a_bundle.ipynb #47037107

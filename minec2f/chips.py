@@ -108,7 +108,7 @@ def load_polygons(
     path = Path(path)
     return _polygons_as_of(str(path), path.stat().st_mtime_ns if path.exists() else None)
 
-# %% ../nbs/03_chips.ipynb #b425b224
+# %% ../nbs/03_chips.ipynb #e1bf77bb
 def load_index(
     folder:str|Path,         # The dataset folder
     polygons:str|Path=None,  # Coarse outlines; the folder's only *.gpkg where None
@@ -119,8 +119,8 @@ def load_index(
     grids = {i: _check_chip(row, min_side) for i,row in index.iterrows()}
     _check_polygons_meet(index, grids)
     index = index.assign(height=[grids[i].height for i in index.index], width=[grids[i].width for i in index.index])
-    if not {'lon','lat'} <= set(index): index[['lon','lat']] = [_lonlat(grids[i]) for i in index.index]
-    return index
+    centre = pd.DataFrame([_lonlat(grids[i]) for i in index.index], index.index, ['lon','lat'])
+    return index.assign(**{k: index[k].fillna(centre[k]) if k in index else centre[k] for k in centre})
 
 # %% ../nbs/03_chips.ipynb #d1d79bfa
 def read_label(

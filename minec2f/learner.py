@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['FreezeBN', 'KeepBest', 'poly_schedule', 'reseed', 'encoder_splitter', 'teacher_learner', 'model_of', 'c2f_learner']
 
-# %% ../nbs/12_learner.ipynb #5a0d9ffc
+# %% ../nbs/12_learner.ipynb #37335a5c
 import copy, random
 import numpy as np, torch
 from fastcore.basics import patch
+from fastcore.meta import delegates
 from fastcore.foundation import L
 from fastai.callback.core import Callback
-from fastai.callback import channelslast, progress
+from fastai.callback import channelslast, progress  # noqa: F401 (they add to_channelslast and no_bar to Learner)
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import TrackerCallback
 from fastai.callback.training import GradientClip
@@ -23,6 +24,7 @@ from .core import *
 from .losses import *
 from .metrics import *
 from .models import *
+from .distill import *
 from .baselines import *
 
 # %% ../nbs/12_learner.ipynb #ccaa4d56
@@ -103,7 +105,7 @@ def teacher_learner(
     model = mine_model(dls.spec.bands, len(dls.spec.classes), **model_kwargs)
     return _mine_learner(dls, model, loss or SegLoss(), [], lr, wd, 1., keep_best, cbs)
 
-# %% ../nbs/12_learner.ipynb #2da944d9
+# %% ../nbs/12_learner.ipynb #f7c992bf
 def model_of(
     teacher, # A Learner, a loaded bundle, or a model
 )->torch.nn.Module:
@@ -114,6 +116,7 @@ def _student(teacher, method):
     if method.start=='teacher': return copy.deepcopy(teacher).requires_grad_(True)
     return mine_model(**teacher.config, weights=teacher.weights)
 
+@delegates(AttentiveDistillation)
 def c2f_learner(
     dls:DataLoaders,         # Fine domain, from `mine_dls` with the teacher's `spec`
     teacher,                 # Trained teacher: a Learner, a loaded bundle, or a model
@@ -125,7 +128,7 @@ def c2f_learner(
     bn:str=None,             # Batch-norm statistics: 'frozen' or 'student'; frozen for a student that starts from the teacher where None
     keep_best:bool=True,     # End with the epoch of the best mIoU on the fine validation sites?
     cbs=None,                # Further callbacks
-    **options,               # Of the method: lambda_f, lambda_p, tau, sigma_b, mu_b, … (see `AttentiveDistillation`)
+    **kwargs,                # Of the method; for 'minec2f' those of `AttentiveDistillation`
 )->Learner: # Train it with `fit_poly`; raises `BandError` where bands or classes differ from the teacher's
     "Learner of the second stage: a student on fine masks, with what `method` takes from the teacher"
     method, teacher, loss = get_method(method), model_of(teacher), loss or SegLoss()
@@ -134,7 +137,7 @@ def c2f_learner(
                         f"data {', '.join(dls.spec.bands)} and {len(dls.spec.classes)}; make the loaders with spec=coarse_dls.spec.")
     warm = method.start=='teacher'
     student = _student(teacher, method)
-    extra = method.callbacks(copy.deepcopy(teacher), **options)
+    extra = method.callbacks(copy.deepcopy(teacher), **kwargs)
     terms = [o for cb in extra for o in getattr(cb, 'names', [])]
     if (bn or ('frozen' if warm else 'student'))=='frozen': extra.append(FreezeBN())
     mult = encoder_lr_mult if encoder_lr_mult is not None else (.1 if warm else 1.)

@@ -128,7 +128,12 @@ def write_cog(
         with rasterio.open(dst) as f: found = sum(f.read(window=w).sum((1,2), dtype=np.int64) for _,w in f.block_windows(1))
     if (found!=totals).any(): raise OSError('pixels are missing from the file')
 
-# %% ../nbs/13_predict.ipynb #2e198493
+# %% ../nbs/13_predict.ipynb #d037a032
+def _check_resolution(bundle, grid, src):
+    trained, found = getattr(bundle, 'res', None), np.mean(metres_per_pixel(grid, angular='centre'))
+    if trained and not 2/3<found/trained<3/2:
+        raise BundleError(f'{src} has {found:.3g} m a pixel, the model was trained on {trained:.3g} m; resample the scene (rio warp --res).')
+
 def check_scene(
     bundle,               # Has `bands`
     src,                  # Path of a raster
@@ -140,6 +145,7 @@ def check_scene(
     grid = read_grid(src)
     try: band_positions(raster_bands(src, band_names), bundle.bands, Path(src).name)
     except BandError as e: raise BundleError(f'the model needs bands {", ".join(bundle.bands)}, which the scene does not offer: {e}') from e
+    _check_resolution(bundle, grid, src)
     if size%32==0 and size>0 and 0<=overlap<1: return grid
     raise GridError(f'size={size} and overlap={overlap} were asked for; a multiple of 32 and a share from 0 to below 1 were expected.')
 
