@@ -6,12 +6,12 @@
 __all__ = ['FACTORS', 'full_precision', 'unit', 'feature_distillation', 'contour_distance', 'boundary_weight',
            'confidence_weight', 'agreement_weight', 'reliability', 'prediction_distillation', 'AttentiveDistillation']
 
-# %% ../nbs/10_distill.ipynb #83620f42
+# %% ../nbs/10_distill.ipynb #a159bba1
 import math
-import numpy as np, torch
+import torch
 from torch import Tensor
 from fastai.callback.core import Callback
-from scipy.ndimage import distance_transform_edt
+from torch.nn import functional as F
 
 from .models import FeatureTaps
 
@@ -34,22 +34,27 @@ def feature_distillation(
     "Attentive feature distillation, equation (3)"
     return torch.stack([(unit(s)-unit(t.detach())).pow(2).flatten(1).sum(1).mean() for s,t in zip(student, teacher)]).mean()
 
-# %% ../nbs/10_distill.ipynb #4f6e5e8d
-def _edt(away): return distance_transform_edt(away) if not away.all() else np.full(away.shape, np.inf)
+# %% ../nbs/10_distill.ipynb #a58fcd8b
+def _nearest(sites, reach): # Squared distance to the nearest site, exact up to `reach` pixels
+    d = torch.where(sites, 0., torch.inf)
+    for dim,pad in ((1, (0,0,reach,reach)), (2, (reach,reach))):
+        padded, n, best = F.pad(d, pad, value=torch.inf), d.shape[dim], d
+        for k in range(-reach, reach+1): best = torch.minimum(best, padded.narrow(dim, reach+k, n) + k*k)
+        d = best
+    return d
 
 def contour_distance(
     pred:Tensor,       # (B,H,W) int class, 0 background
     valid:Tensor=None, # (B,H,W) bool; all valid where None
     mu_b:float=0.,     # Known outward displacement of the contour, px
-)->Tensor: # (B,H,W) float32 distance in px to the (moved) contour; inf where a sample has none
+    reach:int=16,      # How far to look, px
+    classes:int=2,     # Number of classes
+)->Tensor: # (B,H,W) float32 distance in px to the (moved) contour; inf where there is none within `reach`
     "Euclidean distance to the nearest class change"
-    p = pred.cpu().numpy()
-    ok = np.ones(p.shape, bool) if valid is None else valid.cpu().numpy()
-    d = np.full(p.shape, np.inf, np.float32)
-    for di,pi,oki in zip(d, p, ok):
-        for c in np.unique(pi): di[pi==c] = _edt((pi==c) | ~oki)[pi==c] - .5
-    d = np.where(p>0, -d, d)
-    return torch.from_numpy(np.abs(d + np.float32(mu_b))).to(pred.device)
+    valid, d = torch.ones_like(pred, dtype=torch.bool) if valid is None else valid, torch.full(pred.shape, torch.inf, device=pred.device)
+    for c in range(classes): d = torch.where(pred==c, _nearest(valid & (pred!=c), reach).sqrt() - .5, d)
+    d = torch.where(d<=reach, d, torch.inf)
+    return (torch.where(pred>0, -d, d) + mu_b).abs()
 
 # %% ../nbs/10_distill.ipynb #b8f4ea75
 def boundary_weight(
@@ -75,7 +80,7 @@ def agreement_weight(
     known = y<p.shape[1]
     return eps + (1-eps)*p.gather(1, (y*known).long().unsqueeze(1)).squeeze(1)*known
 
-# %% ../nbs/10_distill.ipynb #1b4ecac4
+# %% ../nbs/10_distill.ipynb #2b6d3944
 FACTORS = ('boundary', 'confidence', 'agreement')
 
 @torch.no_grad()
@@ -90,7 +95,9 @@ def reliability(
     "How far the teacher can be trusted at each pixel, equation (5)"
     logits = full_precision(logits)
     p, w = logits.softmax(1), torch.ones_like(logits[:,0])
-    if 'boundary' in factors: w = w*boundary_weight(contour_distance(logits.argmax(1), y!=255, mu_b), sigma_b)
+    if 'boundary' in factors:
+        reach = math.ceil(4*sigma_b+abs(mu_b)) + 1
+        w = w*boundary_weight(contour_distance(logits.argmax(1), y!=255, mu_b, reach, logits.shape[1]), sigma_b)
     if 'confidence' in factors: w = w*confidence_weight(p)
     if 'agreement' in factors: w = w*agreement_weight(p, y, eps)
     return w
