@@ -1,5 +1,5 @@
-"The main notebook end to end under papermill: on synthetic data, on real data, on a GPU."
-import json, nbformat, papermill, pytest
+"The main notebooks end to end under papermill: on synthetic data, on real data, on a GPU."
+import json, nbformat, papermill, pytest, rasterio
 
 SMALL = dict(methods='minec2f,finetune')
 
@@ -19,8 +19,9 @@ def check_outputs(out, metrics, bundles):
     assert all(0<=s['miou']<=1 for s in metrics['scores'].values())
 
 def test_parameters_cell(repo):
-    tags = [c.metadata.get('tags', []) for c in nbformat.read(repo/'nbs/train.ipynb', 4).cells]
-    assert sum('parameters' in o for o in tags)==1
+    for name in ('train', 'predict'):
+        tags = [c.metadata.get('tags', []) for c in nbformat.read(repo/f'nbs/{name}.ipynb', 4).cells]
+        assert sum('parameters' in o for o in tags)==1
 
 @pytest.fixture(scope='module')
 def default(tmp_path_factory):
@@ -33,6 +34,16 @@ def test_smoke(default):
     metrics, out = default
     check_outputs(out, metrics, ['teacher','minec2f','finetune','fine_only'])
     assert metrics['config']['profile']=='smoke' and metrics['config']['lambda_f']==1
+
+def test_predict(repo, default, tmp_path, monkeypatch):
+    "The other notebook maps the same scene with the saved bundle: the same polygons"
+    metrics, out = default
+    monkeypatch.chdir(repo)
+    parameters = dict(bundle=str(out/'bundles'/'minec2f'), scene=str(out/'data'/'scenes'), out=str(tmp_path/'maps'))
+    papermill.execute_notebook('nbs/predict.ipynb', str(tmp_path/'predict.ipynb'), parameters, progress_bar=False)
+    for name in metrics['maps']:
+        with rasterio.open(out/'maps'/f'{name}.tif') as a, rasterio.open(tmp_path/'maps'/f'{name}.tif') as b: assert (a.read()==b.read()).all()
+        assert (tmp_path/'maps'/f'{name}.gpkg').exists() and (tmp_path/'maps'/f'{name}.png').exists()
 
 def test_parameters_change_the_result(repo, default, tmp_path, monkeypatch):
     "Without weight on distillation the method is fine-tuning, chip for chip; with it, on the same teacher, it is not"
