@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT', 'FILES', 'WEIGHTS', 'CARD', 'Bundle', 'save_bundle', 'read_card', 'load_bundle']
 
-# %% ../nbs/12a_bundle.ipynb #3d5a4f19
+# %% ../nbs/12a_bundle.ipynb #3e0c1a62
 import hashlib, json
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from .core import *
-from .data import InputSpec
+from .data import InputSpec, spec_from_dict, spec_to_dict
 from .models import mine_model
 from . import __version__
 
@@ -39,7 +39,7 @@ class Bundle:
     def res(self): return self.spec.res
     def encode(self, dn, valid): return self.spec.encode(dn, valid)
 
-# %% ../nbs/12a_bundle.ipynb #47037107
+# %% ../nbs/12a_bundle.ipynb #68be0bb3
 def _sha256(path):
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
@@ -55,12 +55,12 @@ def save_bundle(
     with atomic(dst) as tmp, disk_errors():
         tmp.mkdir()
         save_file({k: v.detach().cpu().contiguous() for k,v in model.state_dict().items()}, tmp/WEIGHTS)
-        card = dict(format=FORMAT, model=model.config, input=spec.to_dict(), weights_sha256=_sha256(tmp/WEIGHTS),
+        card = dict(format=FORMAT, model=model.config, input=spec_to_dict(spec), weights_sha256=_sha256(tmp/WEIGHTS),
                     versions=versions, info=info)
         (tmp/CARD).write_text(json.dumps(card, indent=1))
     return Path(dst)
 
-# %% ../nbs/12a_bundle.ipynb #1e9c2a06
+# %% ../nbs/12a_bundle.ipynb #3eba8079
 def read_card(
     path:str|Path, # A bundle's folder
 )->dict: # Its page; raises `BundleError`
@@ -85,4 +85,4 @@ def load_bundle(
     card = read_card(path)
     model = mine_model(**card['model'])
     model.load_state_dict(load_file(Path(path)/WEIGHTS))
-    return Bundle(model.to(device), InputSpec.from_dict(card['input']), card['info'])
+    return Bundle(model.to(device), spec_from_dict(card['input']), card['info'])

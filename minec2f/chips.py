@@ -73,7 +73,7 @@ def _attach_files(index, folder, polygons):
                            'polygons=… for the coarse ones.')
     return index
 
-# %% ../nbs/03_chips.ipynb #fc40ece6
+# %% ../nbs/03_chips.ipynb #dc63a1f2
 def _lonlat(grid):
     from rasterio.warp import transform
     lon,lat = transform(grid.crs, 'EPSG:4326', *([o] for o in grid.transform*(grid.width/2, grid.height/2)))
@@ -87,6 +87,7 @@ def _check_chip(row, min_side):
     if row['mask']: check_same_grid(grid, read_grid(row['mask']), f"image and mask of {row['id']}")
     return grid
 
+# %% ../nbs/03_chips.ipynb #b72a1419
 def _check_polygons_meet(index, grids):
     from shapely.geometry import box
     for path,rows in index[index['polygons']!=''].groupby('polygons'):

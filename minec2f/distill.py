@@ -6,11 +6,12 @@
 __all__ = ['FACTORS', 'full_precision', 'unit', 'feature_distillation', 'contour_distance', 'boundary_weight',
            'confidence_weight', 'agreement_weight', 'reliability', 'prediction_distillation', 'AttentiveDistillation']
 
-# %% ../nbs/10_distill.ipynb #a159bba1
+# %% ../nbs/10_distill.ipynb #e7f3b657
 import math
 import torch
 from torch import Tensor
 from fastai.callback.core import Callback
+from fastcore.basics import patch
 from torch.nn import functional as F
 
 from .models import FeatureTaps
@@ -117,7 +118,7 @@ def prediction_distillation(
     w = weight*valid
     return tau**2 * (w*kl).sum() / torch.maximum(w.sum(), floor*valid.sum(dtype=w.dtype)).clamp(min=1e-8)
 
-# %% ../nbs/10_distill.ipynb #23a061d3
+# %% ../nbs/10_distill.ipynb #b0f7d5e1
 class AttentiveDistillation(Callback):
     "Adds equations (3) and (4) to the loss, with a frozen teacher; needs `LossTerms`"
     order = 15  # after mixed precision has made the student's logits float32
@@ -139,25 +140,29 @@ class AttentiveDistillation(Callback):
     @property
     def names(self): return [k for k,v in (('feature',self.lambda_f), ('prediction',self.lambda_p)) if v]
 
-    def before_fit(self):
-        self.teacher.to(next(self.model.parameters()).device)
-        self.taps = [FeatureTaps(o, self.levels if self.lambda_f else ()) for o in (self.model, self.teacher)]
-
-    def after_pred(self):
-        with torch.no_grad(): self.teacher_logits = self.teacher(*self.xb)
-
-    def after_loss(self):
-        if self.lambda_f: self.learn.loss_terms.add('feature', self.lambda_f*self._feature_loss())
-        if self.lambda_p: self.learn.loss_terms.add('prediction', self.lambda_p*self._prediction_loss(self.pred, self.y))
-
-    def _feature_loss(self):
+    def feature_loss(self):
         student, teacher = ([o.features[l] for l in self.levels] for o in self.taps)
         return feature_distillation(student, teacher)
 
-    def _prediction_loss(self, pred, y):
+    def prediction_loss(self, pred, y):
         w = reliability(self.teacher_logits, y, **self.weighting)
         return prediction_distillation(pred, self.teacher_logits, w, y!=255, self.tau)
 
-    def after_fit(self):
-        for o in self.taps: o.remove()
-    def after_cancel_fit(self): self.after_fit()
+# %% ../nbs/10_distill.ipynb #854caf20
+@patch
+def before_fit(self:AttentiveDistillation):
+    self.teacher.to(next(self.model.parameters()).device)
+    self.taps = [FeatureTaps(o, self.levels if self.lambda_f else ()) for o in (self.model, self.teacher)]
+
+@patch
+def after_pred(self:AttentiveDistillation):
+    with torch.no_grad(): self.teacher_logits = self.teacher(*self.xb)
+
+@patch
+def after_loss(self:AttentiveDistillation):
+    if self.lambda_f: self.learn.loss_terms.add('feature', self.lambda_f*self.feature_loss())
+    if self.lambda_p: self.learn.loss_terms.add('prediction', self.lambda_p*self.prediction_loss(self.pred, self.y))
+
+@patch
+def after_fit(self:AttentiveDistillation):
+    for o in self.taps: o.remove()

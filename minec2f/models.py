@@ -67,11 +67,12 @@ def mine_encoder(
     encoder.load_state_dict(state | {first: adapt_first_conv(state[first], bands, how)})
     return encoder
 
-# %% ../nbs/09_models.ipynb #6c5542c7
+# %% ../nbs/09_models.ipynb #98106149
 class NoGate(nn.Module):
-    "Stands in for a gate: passes the features"
+    "Passes the features"
     def forward(self, x, valid=None): return x
 
+# %% ../nbs/09_models.ipynb #6b967888
 class AttentiveFPN(nn.Module):
     "Feature pyramid network whose levels pass through CBAM gates"
     levels = ('2','3','4','5')
