@@ -2,6 +2,8 @@
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 # one thread a process: several processes that each take all cores slow each other down many times over
 TEST_ENV := OMP_NUM_THREADS=1
 
@@ -16,7 +18,8 @@ TEST_ENV := OMP_NUM_THREADS=1
 install: .venv/installed
 
 demo: install
-	$(BIN)/papermill nbs/train.ipynb runs/demo.ipynb -p profile demo -p out runs/demo --stdout-file /dev/stdout --no-progress-bar
+	# through a pipe: papermill would cut off a log file that it was given as its standard output
+	$(BIN)/papermill nbs/train.ipynb runs/demo.ipynb -p profile demo -p out runs/demo --stdout-file /dev/stdout --no-progress-bar | cat
 
 test: install
 	$(BIN)/python -m pytest -q tests/test_sync.py

@@ -68,7 +68,7 @@ class SegLoss(nn.Module):
     def activation(self, logits): return logits.softmax(1)
     def decodes(self, logits): return logits.argmax(1)
 
-# %% ../nbs/06_losses.ipynb #7647a41b
+# %% ../nbs/06_losses.ipynb #73e6c6e8
 class LossTerms(Callback):
     "Every term of the loss by name: the batch's in `terms`, all training batches' in `history`"
     order,run_valid = -5,True
@@ -95,6 +95,6 @@ class TermMeter(Metric):
     def accumulate(self, learn):
         self.total,self.n = self.total + learn.loss_terms.terms[self.term]*len(learn.y), self.n+len(learn.y)
     @property
-    def value(self): return self.total/self.n if self.n else None
+    def value(self): return float(self.total)/self.n if self.n else None
     @property
     def name(self): return self.term

@@ -47,41 +47,45 @@ def learning_curves(
     axs[0,0].set_ylabel('weighted loss term'); axs[1,0].set_ylabel('validation mIoU')
     return fig
 
-# %% ../nbs/16_viz.ipynb #ead6a6f7
+# %% ../nbs/16_viz.ipynb #a7fbebed
 def _difference(pred, truth):
     d = np.select([truth==IGNORE, (pred>0) & (truth==0), (pred==0) & (truth>0), truth>0], [4, 1, 2, 3], 0)
     return d, ListedColormap(['#ffffff', COLOURS['false_positive'], COLOURS['false_negative'], COLOURS['right'], '#dddddd'])
 
-def _row_panels(row, bundles, band_names):
-    any_bundle = next(iter(bundles.values()))
-    dn, truth, valid = read_sample({**row, 'polygons': ''}, any_bundle.bands, band_names=band_names, n_classes=len(any_bundle.classes))
-    logits = {k: predict_array(b, row['image'], band_names=band_names)[0] for k,b in bundles.items()}
-    probability = {k: np.where(valid, 1-softmax(v, axis=0)[0], np.nan) for k,v in logits.items()}
-    return np.where(valid, dn.astype(np.float32), np.nan), truth, probability, list(logits.values())[-1].argmax(0)
+def _panels(row, bundles, coarse, band_names):
+    "(title, what imshow takes, outline or None, its colour) of each panel of a row"
+    *_, last = bundles.values()
+    dn, truth, valid = read_sample({**row, 'polygons': ''}, last.bands, band_names=band_names, n_classes=len(last.classes))
+    rgb = dict(X=composite(np.where(valid, dn, np.nan), last.bands))
+    yield 'image', rgb, None, None
+    if coarse is not None: yield 'coarse outline', rgb, rasterize_polygons(coarse, read_grid(row['image'])), COLOURS['coarse']
+    yield 'fine label', rgb, truth, COLOURS['fine']
+    for name,bundle in bundles.items():
+        logits, _ = predict_array(bundle, row['image'], band_names=band_names)
+        p = np.where(valid, 1-softmax(logits, axis=0)[0], np.nan)
+        yield name, dict(X=p, cmap='cividis', vmin=0, vmax=1), np.nan_to_num(p)>.5, 'w'
+    d, colours = _difference(logits.argmax(0), truth)
+    yield f'{name}: errors', dict(X=d, cmap=colours, vmin=0, vmax=4, interpolation='nearest'), None, None
 
+# %% ../nbs/16_viz.ipynb #47c95b0e
 def comparison_grid(
     index,                # Rows of the index to show, with masks
     bundles:dict,         # Name -> loaded bundle; the last is compared with the truth
-    coarse=None,          # GeoDataFrame of coarse outlines, or a path; drawn in the second column where given
+    coarse=None,          # GeoDataFrame of coarse outlines; left out where none lies on these chips
     band_names:list=None, # What the files' layers are, where they do not say
     side:float=1.5,       # Inches per panel
 ): # Figure
-    "Image, coarse outline, fine label, models and difference, one row a chip"
-    titles = ['image', 'coarse outline', 'fine label', *bundles, f'{list(bundles)[-1]}: errors']
-    fig,axs = plt.subplots(len(index), len(titles), figsize=(side*len(titles), side*len(index)), squeeze=False, layout='constrained')
-    bands = next(iter(bundles.values())).bands
-    for line,row in zip(axs, index.to_dict('records')):
-        x, truth, probability, pred = _row_panels(row, bundles, band_names)
-        for ax in line[:3]: ax.imshow(composite(x, bands))
-        if coarse is not None: show_label(rasterize_polygons(coarse, read_grid(row['image'])), line[1], COLOURS['coarse'])
-        show_label(truth, line[2], COLOURS['fine'])
-        for ax,p in zip(line[3:], probability.values()):
-            ax.imshow(p, cmap='cividis', vmin=0, vmax=1); show_label(np.nan_to_num(p)>.5, ax, 'w')
-        d, colours = _difference(pred, truth)
-        line[-1].imshow(d, cmap=colours, vmin=0, vmax=4, interpolation='nearest')
-        line[0].set_ylabel(row['id'], fontsize=7)
-    for ax,t in zip(axs[0], titles): ax.set_title(t, fontsize=8)
-    for ax in axs.flat: ax.set_xticks([]); ax.set_yticks([])
+    "Image, coarse outline, fine label, models and errors, one row a chip"
+    if coarse is not None and not any(rasterize_polygons(coarse, read_grid(o)).any() for o in index['image']): coarse = None
+    rows = [list(_panels(o, bundles, coarse, band_names)) for o in index.to_dict('records')]
+    n = len(rows[0])
+    fig,axs = plt.subplots(len(rows), n, figsize=(side*n, side*len(rows)), squeeze=False, layout='constrained')
+    for line,row,name in zip(axs, rows, index['id']):
+        line[0].set_ylabel(name, fontsize=7)
+        for ax,(_,image,outline,colour) in zip(line, row):
+            ax.imshow(**image); ax.set_xticks([]); ax.set_yticks([])
+            if outline is not None: show_label(outline, ax, colour)
+    for ax,(title,*_) in zip(axs[0], rows[0]): ax.set_title(title, fontsize=8)
     return fig
 
 # %% ../nbs/16_viz.ipynb #0bd0dd55
