@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NODATA', 'window_starts', 'blend_weights', 'RowBand', 'tile_logits', 'to_map', 'write_cog', 'check_scene',
-           'predict_scene', 'predict_array', 'geodesic_ha', 'to_polygons']
+           'predict_scene', 'scene_files', 'predict_array', 'geodesic_ha', 'to_polygons']
 
 # %% ../nbs/13_predict.ipynb #d950d531
 import json
@@ -192,6 +192,16 @@ def predict_scene(
                 with disk_errors(): f.write(x, window=Window(0, y, grid.width, x.shape[1]))
         write_cog(work, tmp, totals)
     return Path(dst)
+
+# %% ../nbs/13_predict.ipynb #7babc44c
+def scene_files(
+    path:str|Path, # A GeoTIFF, or a folder of them
+)->list: # Paths of the scenes, without `<name>_mask.tif`; raises `RasterError` where there is none
+    "The scenes that a path means"
+    path = Path(path)
+    found = [path] if path.is_file() else [o for o in sorted(path.glob('*.tif')) if not o.stem.endswith('_mask')]
+    if found: return found
+    raise RasterError(f'{path} is no GeoTIFF and holds none; a scene to map was expected there.')
 
 # %% ../nbs/13_predict.ipynb #ab1a7931
 def predict_array(
