@@ -25,7 +25,7 @@ from .bands import *
 from .raster import *
 from .chips import *
 
-# %% ../nbs/05_data.ipynb #f7ea174a
+# %% ../nbs/05_data.ipynb #d988ece9
 @dataclass
 class InputSpec:
     "How pixels become network input, and what the output means"
@@ -48,9 +48,16 @@ class InputSpec:
         x, # (…,C,h,w) reflectance, tensor or array
     ): # The same, with mean 0 and deviation 1 over the training images
         "Reflectance to network input"
-        mean, std = (o[:,None,None] for o in stats_for(self.stats, self.bands))
-        if isinstance(x, torch.Tensor): mean, std = (torch.as_tensor(o, device=x.device) for o in (mean, std))
+        mean, std = self._mean_std(x)
         return (x-mean)/std
+
+    def denormalize(self, x): # The inverse of `normalize`
+        mean, std = self._mean_std(x)
+        return x*std+mean
+
+    def _mean_std(self, x):
+        mean, std = (o[:,None,None] for o in stats_for(self.stats, self.bands))
+        return [torch.as_tensor(o, device=x.device) for o in (mean, std)] if isinstance(x, torch.Tensor) else (mean, std)
 
     def encode(self,
         dn:np.ndarray,    # (C,h,w) digital numbers of `bands`
@@ -92,9 +99,7 @@ def resolution(
     "Ground size of a pixel of the images"
     return float(np.median([np.mean(metres_per_pixel(read_grid(o), angular='centre')) for o in index['image']]))
 
-# %% ../nbs/05_data.ipynb #f0e61d6c
-def _starts(n, size): return range(0, n, size)
-
+# %% ../nbs/05_data.ipynb #39e2994f
 def chip_windows(
     height:int,    # Of the chip, px
     width:int,     # Of the chip, px
@@ -103,7 +108,7 @@ def chip_windows(
 )->list: # ((row0,row1),(col0,col1)) of each window, within the chip
     "Windows that cover a chip"
     def span(i, n): return max(0, i-margin), min(n, i+size+margin)
-    return [(span(r, height), span(c, width)) for r in _starts(height, size) for c in _starts(width, size)]
+    return [(span(r, height), span(c, width)) for r in range(0, height, size) for c in range(0, width, size)]
 
 def chip_items(
     index:pd.DataFrame, # Index with a column `split`
@@ -113,7 +118,7 @@ def chip_items(
     return [{**row, 'window': w} for row in index.to_dict('records')
             for w in chip_windows(row['height'], row['width'], size, size//2 if row['split']=='train' else 0)]
 
-# %% ../nbs/05_data.ipynb #7cc1be8e
+# %% ../nbs/05_data.ipynb #abcce071
 class MultiSpectral(TensorImageBase):
     "(C,H,W) reflectance, NaN where not valid; `bands` holds the names"
     def show(self, ctx=None, **kwargs):
@@ -130,7 +135,7 @@ class ReadLabel(Transform):
     "Reads the label of the window of an item"
     def __init__(self, spec): self.spec = spec
     def encodes(self, o:dict):
-        grid = read_chip(o['image'], window=o['window'])[2] if o['polygons'] else None
+        grid = read_grid(o['image'], window=o['window']) if o['polygons'] else None
         return TensorMask(torch.from_numpy(read_label(o, grid, o['window'], len(self.spec.classes))).long())
 
 # %% ../nbs/05_data.ipynb #97c3d839
@@ -156,7 +161,7 @@ class Dihedral8(ItemTransform):
         def turn(o): return torch.rot90(o.transpose(-1,-2) if k>=4 else o, k%4, (-2,-1)).contiguous()
         return tuple(turn(o) for o in xy)
 
-# %% ../nbs/05_data.ipynb #3d33a191
+# %% ../nbs/05_data.ipynb #315002c9
 class BandJitter(DisplayedTransform):
     "Random gain, offset and noise per band, in reflectance; in training only"
     order,split_idx = 10,0
@@ -175,11 +180,9 @@ class NormalizeBands(DisplayedTransform):
     order = 99
     def __init__(self, spec): self.spec = spec
     def encodes(self, x:MultiSpectral): return self.spec.normalize(x)
-    def decodes(self, x:MultiSpectral):
-        mean, std = (torch.as_tensor(o[:,None,None], device=x.device) for o in stats_for(self.spec.stats, self.spec.bands))
-        return x*std+mean
+    def decodes(self, x:MultiSpectral): return self.spec.denormalize(x)
 
-# %% ../nbs/05_data.ipynb #5b9935c0
+# %% ../nbs/05_data.ipynb #7be295ce
 def mine_block(
     spec:InputSpec,       # What the model sees
     band_names:list=None, # What the files' layers are, where they do not say
@@ -216,10 +219,10 @@ def mine_dls(
     if spec is None:
         stats = band_stats(rows, bands, scale, offset, band_names)
         spec = InputSpec(list(bands), stats, scale, offset, tuple(classes), size, resolution(rows))
-    items = chip_items(rows, size)
+    spec, items = replace(spec, size=size), chip_items(rows, size)
     bs = min(bs, sum(o['split']=='train' for o in items))
-    dls = mine_block(replace(spec, size=size), band_names, augment, jitter).dataloaders(items, bs=bs, num_workers=workers, device=device)
-    dls.spec = replace(spec, size=size)
+    dls = mine_block(spec, band_names, augment, jitter).dataloaders(items, bs=bs, num_workers=workers, device=device)
+    dls.spec = spec
     return dls
 
 # %% ../nbs/05_data.ipynb #eb278afa

@@ -33,7 +33,7 @@ class Grid:
     @property
     def bounds(self): return rasterio.transform.array_bounds(self.height, self.width, self.transform)
 
-# %% ../nbs/01_raster.ipynb #60bb07c7
+# %% ../nbs/01_raster.ipynb #013f0835
 @contextmanager
 def open_raster(
     path, # Path of a raster
@@ -48,12 +48,17 @@ def open_raster(
         except RasterioError as e:
             raise RasterError(f'{path} cannot be read as a raster ({e}); the file may be damaged: fetch or write it again.') from e
 
+def _window(src, window): return windows.Window.from_slices(*window) if window else windows.Window(0, 0, src.width, src.height)
+
+def _grid(src, win): return Grid(src.crs, windows.transform(win, src.transform), int(win.height), int(win.width))
+
 def read_grid(
     path,          # Path of a raster
     need_crs=True, # Refuse a raster without CRS?
+    window=None,   # ((row0,row1),(col0,col1)) in pixels; all where None
 )->Grid: # Raises `CRSError` where it has no CRS
-    "Where the pixels of a raster lie"
-    with open_raster(path) as src: grid = Grid(src.crs, src.transform, src.height, src.width)
+    "Where the pixels of a raster, or of a window of it, lie; no pixel is read"
+    with open_raster(path) as src: grid = _grid(src, _window(src, window))
     if need_crs and grid.crs is None:
         raise CRSError(f'{path} has no coordinate reference system; a place on Earth was expected. Assign one, for example with '
                        'rio edit-info --crs.')
@@ -108,7 +113,7 @@ def write_raster(
         with rasterio.open(tmp) as f: written = f.read()
         if not np.array_equal(written, x, equal_nan=x.dtype.kind=='f'): raise OSError('pixels are missing from the file')
 
-# %% ../nbs/01_raster.ipynb #864b9445
+# %% ../nbs/01_raster.ipynb #ce410dbc
 def raster_bands(
     path,            # Path of a raster
     names:list=None, # Its band names in order, where the file does not say
@@ -130,10 +135,10 @@ def read_chip(
     "Pixels of a raster, which of them are valid, and where they lie"
     pos = None if bands is None else band_positions(raster_bands(path, band_names), bands, Path(path).name)
     with open_raster(path) as src:
-        win = windows.Window.from_slices(*window) if window else windows.Window(0, 0, src.width, src.height)
+        win = _window(src, window)
         idx = list(src.indexes) if pos is None else [o+1 for o in pos]
         x, valid = src.read(idx, window=win), src.read_masks(idx, window=win).all(0)
-        grid = Grid(src.crs, windows.transform(win, src.transform), int(win.height), int(win.width))
+        grid = _grid(src, win)
     if x.dtype.kind=='f': valid &= np.isfinite(x).all(0)
     return x, valid, grid
 
