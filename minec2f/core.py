@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['MineC2FError', 'BandError', 'RasterError', 'CRSError', 'GridError', 'LabelError', 'PolygonError', 'DatasetError',
-           'SplitError', 'WeightsError', 'BundleError', 'WriteError', 'first_few', 'atomic', 'disk_errors', 'resolve']
+           'SplitError', 'WeightsError', 'TrainingError', 'BundleError', 'WriteError', 'first_few', 'atomic',
+           'disk_errors', 'resolve']
 
 # %% ../nbs/00_core.ipynb #d54b7c2f
 import glob, os, shutil, uuid
 from contextlib import contextmanager
 from pathlib import Path
 
-# %% ../nbs/00_core.ipynb #62c16ee6
+# %% ../nbs/00_core.ipynb #6b80042a
 class MineC2FError(Exception):
     "Base of every error that minec2f raises on purpose; the message says what was found, what was expected and what to do"
 
@@ -24,6 +25,7 @@ class PolygonError(MineC2FError): "A polygon layer is missing, empty, invalid or
 class DatasetError(MineC2FError): "The dataset folder or its index breaks the contract"
 class SplitError(MineC2FError): "A split cannot be made, or leaks"
 class WeightsError(MineC2FError): "Encoder weights cannot be had"
+class TrainingError(MineC2FError): "Training cannot go on: a loss or gradient is no longer a number"
 class BundleError(MineC2FError): "A model bundle is incomplete or does not match what it is used on"
 class WriteError(MineC2FError): "An output could not be written; nothing was left behind"
 

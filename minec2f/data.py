@@ -118,7 +118,7 @@ def chip_items(
     return [{**row, 'window': w} for row in index.to_dict('records')
             for w in chip_windows(row['height'], row['width'], size, size//2 if row['split']=='train' else 0)]
 
-# %% ../nbs/05_data.ipynb #abcce071
+# %% ../nbs/05_data.ipynb #487c1201
 class MultiSpectral(TensorImageBase):
     "(C,H,W) reflectance, NaN where not valid; `bands` holds the names"
     def show(self, ctx=None, **kwargs):
@@ -126,17 +126,34 @@ class MultiSpectral(TensorImageBase):
 
 class ReadImage(Transform):
     "Reads the window of an item as reflectance"
-    def __init__(self, spec, band_names=None): self.spec,self.band_names = spec,band_names
-    def encodes(self, o:dict):
-        dn, valid, _ = read_chip(o['image'], self.spec.bands, o['window'], self.band_names)
-        return MultiSpectral(torch.from_numpy(self.spec.reflectance(dn, valid)), bands=self.spec.bands)
+    def __init__(self, spec, band_names=None, cache=False): self.spec,self.band_names,self.kept = spec,band_names,{} if cache else None
+
+    def read(self, path, window=None):
+        dn, valid, _ = read_chip(path, self.spec.bands, window, self.band_names)
+        return self.spec.reflectance(dn, valid)
+
+    def window(self, o):
+        if self.kept is None: return self.read(o['image'], o['window'])
+        if o['image'] not in self.kept: self.kept[o['image']] = self.read(o['image'])
+        return self.kept[o['image']][:, slice(*o['window'][0]), slice(*o['window'][1])]
+
+    def encodes(self, o:dict): return MultiSpectral(torch.from_numpy(self.window(o)), bands=self.spec.bands)
 
 class ReadLabel(Transform):
     "Reads the label of the window of an item"
-    def __init__(self, spec): self.spec = spec
-    def encodes(self, o:dict):
+    def __init__(self, spec, cache=False): self.spec,self.kept = spec,{} if cache else None
+
+    def read(self, o):
         grid = read_grid(o['image'], window=o['window']) if o['polygons'] else None
-        return TensorMask(torch.from_numpy(read_label(o, grid, o['window'], len(self.spec.classes))).long())
+        return read_label(o, grid, o['window'], len(self.spec.classes))
+
+    def window(self, o):
+        if self.kept is None: return self.read(o)
+        key = o['id'], o['window']
+        if key not in self.kept: self.kept[key] = self.read(o)
+        return self.kept[key]
+
+    def encodes(self, o:dict): return TensorMask(torch.from_numpy(self.window(o)).long())
 
 # %% ../nbs/05_data.ipynb #97c3d839
 class WindowCrop(ItemTransform):
@@ -182,15 +199,17 @@ class NormalizeBands(DisplayedTransform):
     def encodes(self, x:MultiSpectral): return self.spec.normalize(x)
     def decodes(self, x:MultiSpectral): return self.spec.denormalize(x)
 
-# %% ../nbs/05_data.ipynb #7be295ce
+# %% ../nbs/05_data.ipynb #0b8ef8ca
 def mine_block(
     spec:InputSpec,       # What the model sees
     band_names:list=None, # What the files' layers are, where they do not say
     augment:bool=True,    # Symmetries and band jitter in training?
     jitter:dict=None,     # Arguments of `BandJitter`
+    cache:bool=False,     # Keep decoded chips and labels in memory?
 )->DataBlock:
     "DataBlock from `chip_items`"
-    return DataBlock(blocks=(TransformBlock(type_tfms=ReadImage(spec, band_names)), TransformBlock(type_tfms=ReadLabel(spec))),
+    read = ReadImage(spec, band_names, cache), ReadLabel(spec, cache)
+    return DataBlock(blocks=[TransformBlock(type_tfms=o) for o in read],
                      splitter=FuncSplitter(lambda o: o['split']!='train'),
                      item_tfms=[WindowCrop(spec.size)] + [Dihedral8()]*augment,
                      batch_tfms=[BandJitter(**(jitter or {}))]*augment + [NormalizeBands(spec)])
@@ -209,6 +228,7 @@ def mine_dls(
     augment:bool=True,    # Augment training windows?
     jitter:dict=None,     # Arguments of `BandJitter`
     workers:int=0,        # Worker processes for reading
+    cache:bool=False,     # Keep decoded chips and labels in memory? (for workers=0)
     device=None,          # Where batches go; fastai's default where None
 )->DataLoaders: # With `spec`; raises `BandError`, `SplitError`, `RasterError`
     "fastai loaders of the train and valid windows of one domain"
@@ -221,7 +241,7 @@ def mine_dls(
         spec = InputSpec(list(bands), stats, scale, offset, tuple(classes), size, resolution(rows))
     spec, items = replace(spec, size=size), chip_items(rows, size)
     bs = min(bs, sum(o['split']=='train' for o in items))
-    dls = mine_block(spec, band_names, augment, jitter).dataloaders(items, bs=bs, num_workers=workers, device=device)
+    dls = mine_block(spec, band_names, augment, jitter, cache).dataloaders(items, bs=bs, num_workers=workers, device=device)
     dls.spec = spec
     return dls
 

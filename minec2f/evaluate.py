@@ -5,40 +5,48 @@
 # %% auto #0
 __all__ = ['evaluate', 'pooled', 'summarize']
 
-# %% ../nbs/14_evaluate.ipynb #624a0361
+# %% ../nbs/14_evaluate.ipynb #abfe53ea
+import copy
 import numpy as np, pandas as pd
 
 from .core import *
 from .raster import *
 from .chips import *
 from .metrics import *
+from .boundary import *
+from .models import plain
 from .predict import *
 
-# %% ../nbs/14_evaluate.ipynb #9ce79018
-def _evaluate_chip(bundle, row, boundary_m, band_names, options):
+# %% ../nbs/14_evaluate.ipynb #e6b05f89
+def _evaluate_chip(bundle, row, boundary_m, tolerance_m, border, band_names, options):
     grid = read_grid(row['image'])
     logits, valid = predict_array(bundle, row['image'], band_names=band_names, **options)
     truth = np.where(valid, read_label({**row, 'polygons': ''}, grid, n_classes=len(bundle.classes)), IGNORE)
-    pred = logits.argmax(0)
-    d = boundary_width(boundary_m, np.mean(metres_per_pixel(grid, angular='centre')))
+    pred, spacing = logits.argmax(0), metres_per_pixel(grid, angular='centre')
+    outlines = pred>0, np.where(truth==IGNORE, IGNORE, truth>0)
     return dict(id=row['id'], site=row['site'], confusion=Confusion(bundle.classes).add(pred, truth),
-                boundary_iou=boundary_iou(pred>0, np.where(truth==IGNORE, IGNORE, truth>0), d))
+                boundary_iou=boundary_iou(*outlines, boundary_width(boundary_m, np.mean(spacing)), border=border),
+                boundary_f=boundary_f(*outlines, tolerance_m, spacing, border=border))
 
 def evaluate(
     bundle,                # A loaded bundle (or anything with its attributes)
     index:pd.DataFrame,    # The chips to measure on, with masks
     boundary_m:float=30.,  # Width of the boundary strips, metres
+    tolerance_m:float=20., # Distance at which an outline still counts as right, metres
+    border:str='outline',  # Is a chip's border an outline ('outline'), or does the mine go on beyond it ('ignore')?
     band_names:list=None,  # What the files' layers are, where they do not say
     **options,             # Of `predict_array`: overlap, size, bs, device
-)->pd.DataFrame: # id, site, confusion, boundary_iou of each chip; raises `DatasetError` where there is nothing to measure
+)->pd.DataFrame: # id, site, confusion, boundary_iou, boundary_f of each chip; raises `DatasetError` where there is nothing to measure
     "Measure a model on chips"
     bare = index['id'][index['mask']==''] if len(index) else []
     if not len(index) or len(bare):
         raise DatasetError(f'cannot measure on {len(index)} chip(s), {len(bare)} of them without a mask; give test chips that '
                            'have masks.')
-    return pd.DataFrame([_evaluate_chip(bundle, row, boundary_m, band_names, options) for row in index.to_dict('records')])
+    bundle = copy.copy(bundle)
+    bundle.model = plain(bundle.model)
+    return pd.DataFrame([_evaluate_chip(bundle, row, boundary_m, tolerance_m, border, band_names, options) for row in index.to_dict('records')])
 
-# %% ../nbs/14_evaluate.ipynb #a415b40d
+# %% ../nbs/14_evaluate.ipynb #39db000f
 def pooled(
     table:pd.DataFrame, # From `evaluate`
 )->Confusion: # Of all chips together
@@ -47,8 +55,8 @@ def pooled(
 
 def summarize(
     table:pd.DataFrame, # From `evaluate`
-)->dict: # Plain numbers: miou, iou_<class>, precision_<class>, … (pooled), site_iou, boundary_iou (0-1), chips, sites
+)->dict: # Plain numbers: miou, iou_<class>, precision_<class>, … (pooled), site_iou, boundary_iou, boundary_f (0-1), chips, sites
     "One line about a model"
-    by_site = [pooled(t).iou[1] for _,t in table.groupby('site')]
-    site_iou, boundary = (float(pd.Series(o).mean()) for o in (by_site, table['boundary_iou']))
-    return pooled(table).summary() | dict(site_iou=site_iou, boundary_iou=boundary, chips=len(table), sites=len(by_site))
+    by_site = pd.Series([pooled(t).iou[1] for _,t in table.groupby('site')])
+    means = dict(site_iou=by_site) | {o: table[o] for o in ('boundary_iou','boundary_f')}
+    return pooled(table).summary() | {k: float(v.mean()) for k,v in means.items()} | dict(chips=len(table), sites=len(by_site))

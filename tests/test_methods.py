@@ -1,0 +1,131 @@
+"Every registered method through the public interface, on a data set of a few chips: what must hold for all of them."
+import copy, pytest, torch
+from types import SimpleNamespace
+from fastai.callback.core import Callback
+from fastai.torch_core import set_seed
+
+import minec2f.learner  # noqa: F401 (registers all methods)
+from minec2f.bundle import load_bundle, save_bundle
+from minec2f.chips import load_index, site_split
+from minec2f.core import DatasetError
+from minec2f.data import mine_dls
+from minec2f.learner import c2f_learner, teacher_learner
+from minec2f.method import METHODS
+from minec2f.models import plain
+from minec2f.synth import synth_dataset
+
+BANDS = ['B04','B03','B02','B08']
+NET = dict(encoder='resnet18', pyramid=64, segmentation=32)
+OPTIONS = dict(sppa=dict(warm_steps=2)) # of methods that would take long with their defaults
+NO_STEP = {'coarse_only'}               # methods that leave the student as it is
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+    "Loaders of both domains and a teacher that has seen the coarse one for a moment"
+    folder = synth_dataset(tmp_path_factory.mktemp('methods')/'data', n_coarse=10, n_fine=12, size=64, seed=0)
+    index = site_split(load_index(folder))
+    coarse = mine_dls(index, 'coarse', BANDS, size=64, bs=4, device='cpu')
+    fine = mine_dls(index, 'fine', spec=coarse.spec, size=64, bs=4, device='cpu')
+    set_seed(0)
+    teacher = teacher_learner(coarse, lr=1e-3, **NET)
+    quiet(teacher, 2)
+    return SimpleNamespace(coarse=coarse, fine=fine, teacher=teacher.model)
+
+def quiet(learn, epochs=1):
+    with learn.no_bar(), learn.no_logging(): learn.fit_poly(epochs, seed=0)
+    return learn
+
+def state(net): return {k: v.clone() for k,v in net.state_dict().items()}
+def same(a, b): return a.keys()==b.keys() and all(torch.equal(v, b[k]) for k,v in a.items())
+
+class OptimiserSteps(Callback):
+    "Counts the steps that the optimiser really takes"
+    def before_fit(self):
+        self.n, step = 0, self.opt.step
+        def counted(*args, **kwargs): self.n += 1; return step(*args, **kwargs)
+        self.opt.step = counted
+
+class HalfPrecision(Callback):
+    "What mixed precision does on a GPU, in bfloat16 on the CPU: autocast around prediction and loss, float32 logits"
+    order,run_valid = 10,False
+    def before_batch(self): self.cast = torch.autocast('cpu', torch.bfloat16); self.cast.__enter__()
+    def after_pred(self): self.learn.pred = self.pred.float()
+    def after_loss(self): self.cast.__exit__(None, None, None)
+
+def learner(name, world, *cbs): # as a user makes it; its first batches are the same for all methods
+    set_seed(0)
+    return c2f_learner(world.fine, world.teacher, name, coarse_dls=world.coarse, lr=1e-3, keep_best=False, cbs=cbs, **OPTIONS.get(name, {}))
+
+@pytest.mark.parametrize('name', METHODS)
+def test_one_epoch(name, world, tmp_path):
+    learn = learner(name, world, steps := OptimiserSteps())
+    handed_in, teacher, student = state(world.teacher), state(learn.method.teacher), state(learn.model)
+    quiet(learn)
+    # the teacher: the same bit for bit, without gradients
+    assert same(state(world.teacher), handed_in) and same(state(learn.method.teacher), teacher)
+    assert all(p.grad is None and not p.requires_grad for p in learn.method.teacher.parameters())
+    # the loss: every term by name, one value a step, all numbers
+    history, n = learn.loss_terms.history, len(world.fine.train)
+    assert set(history)=={*learn.loss_func.names, *learn.method.names}
+    assert all(len(o)==n and torch.stack(o).isfinite().all() for o in history.values())
+    # the steps: as many as batches, for every method
+    assert steps.n==(0 if name in NO_STEP else n)
+    assert same(state(learn.model), student)==(name in NO_STEP)
+    # the optimiser: every parameter once
+    grouped = [id(p) for g in learn.opt.param_lists for p in g]
+    assert sorted(grouped)==sorted(id(p) for p in learn.model.parameters())
+    check_bundle(learn, world, tmp_path/'bundle')
+
+def check_bundle(learn, world, path):
+    "The plain network predicts as the student, before and after it was saved"
+    x = world.fine.valid.one_batch()[0]
+    learn.model.eval()
+    ordinary = plain(learn.model).eval()
+    save_bundle(path, SimpleNamespace(model=ordinary, dls=world.fine))
+    with torch.no_grad():
+        expected, kept, read = (o(x) for o in (learn.model, ordinary, load_bundle(path).model))
+    assert torch.allclose(kept, expected, atol=1e-5) and torch.equal(read, kept)
+    assert set(ordinary.state_dict())==set(world.teacher.state_dict())
+
+@pytest.mark.parametrize('name', METHODS)
+def test_half_precision(name, world):
+    "Mixed precision reaches all networks that a method runs, and no term stops being a number"
+    class Once(Callback):
+        order = 50
+        def after_batch(self): raise InterruptedError('one batch is enough')
+    learn = learner(name, world, HalfPrecision(), Once())
+    with pytest.raises(InterruptedError): quiet(learn)
+    assert all(o.isfinite() for o in learn.loss_terms.terms.values())
+    assert all(p.grad is None or p.grad.isfinite().all() for p in learn.model.parameters())
+
+def test_methods_differ(world):
+    "No two methods are the same by oversight: from the same seed each ends elsewhere"
+    ends = {}
+    for name in METHODS:
+        learn = quiet(learner(name, world))
+        with torch.no_grad(): ends[name] = learn.model.eval()(world.fine.valid.one_batch()[0])
+    names = list(ends)
+    twins = [(a,b) for i,a in enumerate(names) for b in names[i+1:] if torch.equal(ends[a], ends[b])]
+    assert not twins
+
+def test_interrupted_fit_can_go_on(world):
+    "Taps of a fit that was stopped do not disturb the next one"
+    class StopOnce(Callback):
+        def after_batch(self):
+            if not hasattr(self, 'done'): self.done = True; raise KeyboardInterrupt
+    for name in ('lwf_twohead', 'lwm'):
+        learn = learner(name, world, StopOnce())
+        with pytest.raises(KeyboardInterrupt): quiet(learn)
+        quiet(learn)
+        assert sum(len(m._forward_hooks)+len(m._forward_pre_hooks) for o in (learn.model, learn.method.teacher) for m in o.modules())==0
+
+def test_unknown_method(world):
+    with pytest.raises(ValueError, match='there are .*minec2f.*finetune'): c2f_learner(world.fine, world.teacher, 'magic')
+
+@pytest.mark.parametrize('name', [k for k,o in METHODS.items() if o.coarse_images])
+def test_coarse_images_are_asked_for(name, world):
+    with pytest.raises(DatasetError, match='pass coarse_dls'): c2f_learner(world.fine, world.teacher, name)
+
+def test_every_method_says_where_it_comes_from():
+    for o in METHODS.values():
+        assert o.__doc__ and o.source and o.stores and o.start in ('teacher','scratch','random','imagenet')
