@@ -6,9 +6,8 @@
 __all__ = ['FEATURE_ATTENTION', 'PREDICTION_ATTENTION', 'KD_SCHEDULES', 'gated', 'gates_at', 'to_size', 'cam_weight',
            'AttentiveDistillation']
 
-# %% ../nbs/10a_attentive.ipynb #390a9382
+# %% ../nbs/10a_attentive.ipynb #40028027
 import torch
-from fastai.torch_core import to_device
 from fastcore.basics import patch
 from torch.nn import functional as F
 
@@ -58,7 +57,7 @@ PREDICTION_ATTENTION = dict( # name: weight from the running method
     shuffled=lambda o: shuffled_weight(o.reliability(), o.valid), cbam_spatial=lambda o: to_size(o.seen[1]['Ms2'][:,0], o.y),
     gradcam=lambda o: cam_weight(o.teacher_maps(), o.teacher_logits), entropy_percentile=lambda o: entropy_percentile(o.teacher_logits.softmax(1), o.valid))
 
-# %% ../nbs/10a_attentive.ipynb #b984ee7e
+# %% ../nbs/10a_attentive.ipynb #29d09b6b
 def _known(name, options, what):
     if name not in options: raise ValueError(f"{what} {name!r} is not known; there are {', '.join(options)}.")
     return name
@@ -71,7 +70,7 @@ class AttentiveDistillation(Method):
     source = 'MineC2FNet, arXiv 2605.24460 (reconstructed)'
     def __init__(self,
         teacher:torch.nn.Module, # Trained network; copied and frozen
-        coarse_dls=None,         # Not used
+        coarse_dls=None,         # Coarse domain; the method does not look at it
         lambda_f:float=1.,       # Weight of the feature term; 0 leaves it out
         lambda_p:float=1.,       # Weight of the prediction term; 0 leaves it out
         tau:float=2.,            # Temperature of the prediction term
@@ -85,7 +84,7 @@ class AttentiveDistillation(Method):
         kd_schedule:str='const', # 'const' or 'linear_decay'
         unlabelled_dls=None,     # Loaders whose training images are distilled on too; their labels are not looked at
     ):
-        super().__init__(teacher)
+        super().__init__(teacher, coarse_dls)
         self.feature, self.prediction = _known(feature_attention, FEATURE_ATTENTION, 'feature attention'), prediction_attention
         _known(prediction_attention, PREDICTION_ATTENTION, 'prediction attention')
         self.schedule = KD_SCHEDULES[_known(kd_schedule, KD_SCHEDULES, 'schedule')]
@@ -93,7 +92,7 @@ class AttentiveDistillation(Method):
         self.levels, self.cam_level, self.unlabelled_dls = list(levels), cam_level, unlabelled_dls
         self.weighting = dict(sigma_b=sigma_b, mu_b=mu_b, eps=eps)
 
-# %% ../nbs/10a_attentive.ipynb #03b3c59f
+# %% ../nbs/10a_attentive.ipynb #eae8ab5d
 @patch(as_prop=True)
 def names(self:AttentiveDistillation):
     return ['feature']*bool(self.lambda_f) + ['prediction']*bool(self.lambda_p) + ['unlabelled']*bool(self.lambda_p and self.unlabelled_dls)
@@ -110,19 +109,19 @@ def before_fit(self:AttentiveDistillation):
     self.cam, spatial = bool(cam_f or cam_p), ['Ms2']*bool(self.lambda_p and self.prediction=='cbam_spatial')
     student, frozen = both(self.levels) + [self.cam_level]*bool(cam_f), both(self.levels) + more(self.levels) + [self.cam_level]*self.cam
     self.taps = [(GradTaps if self.cam else FeatureTaps)(*o) for o in ((self.model, student), (self.teacher, {*frozen, *spatial}))]
-    self.unlabelled = endless(self.unlabelled_dls.train) if 'unlabelled' in self.names else None
+    self.unlabelled = endless(self.unlabelled_dls.train, self.device) if 'unlabelled' in self.names else None
 
 @patch
 def after_fit(self:AttentiveDistillation):
     for o in self.taps: o.remove()
 
-# %% ../nbs/10a_attentive.ipynb #ce24a1aa
+# %% ../nbs/10a_attentive.ipynb #9725d425
 @patch
 def observe(self:AttentiveDistillation):
     with torch.set_grad_enabled(self.cam): self.teacher_logits = self.teacher(*self.xb)
     self.seen = [dict(o.features) for o in self.taps] # before any further forward pass
     if self.unlabelled:
-        x = to_device(next(self.unlabelled), self.device)[0]
+        x = next(self.unlabelled)[0]
         with torch.no_grad(): teacher = self.teacher(x)
         self.beside = self.model(x), teacher, x.isfinite().all(1)
 
@@ -134,7 +133,7 @@ def teacher_maps(self:AttentiveDistillation):
     base = torch.where(self.valid, self.teacher_logits.argmax(1), 255)
     return grad_cam(self.seen[1][self.cam_level], self.teacher_logits, base)
 
-# %% ../nbs/10a_attentive.ipynb #3ddab492
+# %% ../nbs/10a_attentive.ipynb #4fd7798c
 @patch
 def feature_loss(self:AttentiveDistillation):
     if self.feature!='gradcam': return self.feature_term(*self.seen, self.levels)
@@ -155,4 +154,4 @@ def unlabelled_loss(self:AttentiveDistillation):
 @patch
 def terms(self:AttentiveDistillation):
     losses = dict(feature=(self.lambda_f, self.feature_loss), prediction=(self.lambda_p, self.prediction_loss), unlabelled=(self.lambda_p, self.unlabelled_loss))
-    return {k: self.schedule(self.pct_train)*losses[k][0]*losses[k][1]() for k in self.names}
+    return {k: self.schedule(self.pct_train)*losses[k][0]*losses[k][1]() for k in losses if k in self.names}

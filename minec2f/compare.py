@@ -39,13 +39,13 @@ def weighted_scores(
             res[col] = w@v/(w@known)
     return res
 
-# %% ../nbs/14a_compare.ipynb #49fc1712
+# %% ../nbs/14a_compare.ipynb #2e5073d6
 def _paired(a, b): # Both tables by seed and chip, in one order
     a, b = (o.assign(seed=o.get('seed', 0)).set_index(['seed','id']).sort_index() for o in (a, b))
     if not a.index.equals(b.index):
         odd = a.index.symmetric_difference(b.index)
-        raise DatasetError(f'{len(odd)} chip(s) were measured for one method only, first (seed, id) {odd[0]}; a paired comparison needs the '
-                           'same seeds and chips for both. Run what is missing.')
+        raise DatasetError(f'{len(odd)} chip(s) were measured for one method only, first (seed, id) {odd[0]}; the same seeds and chips are '
+                           'needed for both. Run what is missing.')
     if any((p.n.sum(1)!=q.n.sum(1)).any() for p,q in zip(a['confusion'], b['confusion'])):
         raise DatasetError('the two methods were measured against different masks (their true pixels differ); measure both again on one '
                            'data set.')
@@ -62,14 +62,14 @@ def _differences(a, b, chips, w): # Scores of `a` minus those of `b`: metric -> 
 def _over_seeds(x): # Mean over seeds where known
     with np.errstate(invalid='ignore'): return np.nansum(x, 0)/(~np.isnan(x)).sum(0)
 
-# %% ../nbs/14a_compare.ipynb #3633b6b9
+# %% ../nbs/14a_compare.ipynb #d3ef82d7
 def compare(
     a:pd.DataFrame,   # From `evaluate` or `read_ladder`; with a column `seed` where there are several
     b:pd.DataFrame,   # The same seeds and chips, another method
     draws:int=10_000, # Resamplings
     seed:int=0,       # Of the resamplings
     level:float=.95,  # Of the interval
-)->pd.DataFrame: # One row a metric: difference (a minus b, mean over seeds), low, high, better, worse (seeds in which a is so), seeds
+)->pd.DataFrame: # One row a metric: difference (a minus b, mean over seeds), low, high, better, worse (in so many seeds), seeds, sites
     "Paired hierarchical bootstrap of the difference between two methods; raises `DatasetError`"
     (a, b), rng = _paired(a, b), np.random.default_rng(seed)
     site = a.reset_index().drop_duplicates('id').set_index('id')['site']
@@ -78,5 +78,6 @@ def compare(
     rows = {}
     for k,d in here.items():
         low, high = np.nanquantile(np.concatenate([_over_seeds(o[k]) for o in parts]), [(1-level)/2, (1+level)/2])
-        rows[k] = dict(difference=_over_seeds(d)[0], low=low, high=high, better=int((d>0).sum()), worse=int((d<0).sum()), seeds=len(d))
-    return pd.DataFrame(rows).T.rename_axis('metric').astype(dict(better=int, worse=int, seeds=int))
+        rows[k] = dict(difference=_over_seeds(d)[0], low=low, high=high, better=(d>0).sum(), worse=(d<0).sum(), seeds=len(d),
+                       sites=site.nunique())
+    return pd.DataFrame(rows).T.rename_axis('metric').astype({o: int for o in ('better','worse','seeds','sites')})

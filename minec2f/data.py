@@ -199,7 +199,7 @@ class NormalizeBands(DisplayedTransform):
     def encodes(self, x:MultiSpectral): return self.spec.normalize(x)
     def decodes(self, x:MultiSpectral): return self.spec.denormalize(x)
 
-# %% ../nbs/05_data.ipynb #0b8ef8ca
+# %% ../nbs/05_data.ipynb #1d818dd0
 def mine_block(
     spec:InputSpec,       # What the model sees
     band_names:list=None, # What the files' layers are, where they do not say
@@ -214,6 +214,7 @@ def mine_block(
                      item_tfms=[WindowCrop(spec.size)] + [Dihedral8()]*augment,
                      batch_tfms=[BandJitter(**(jitter or {}))]*augment + [NormalizeBands(spec)])
 
+# %% ../nbs/05_data.ipynb #e7ee6397
 def mine_dls(
     index:pd.DataFrame,   # From `site_split`
     domain:str='fine',    # 'coarse' or 'fine'

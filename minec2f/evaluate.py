@@ -17,7 +17,7 @@ from .boundary import *
 from .models import plain
 from .predict import *
 
-# %% ../nbs/14_evaluate.ipynb #e6b05f89
+# %% ../nbs/14_evaluate.ipynb #611ddf38
 def _evaluate_chip(bundle, row, boundary_m, tolerance_m, border, band_names, options):
     grid = read_grid(row['image'])
     logits, valid = predict_array(bundle, row['image'], band_names=band_names, **options)
@@ -42,9 +42,9 @@ def evaluate(
     if not len(index) or len(bare):
         raise DatasetError(f'cannot measure on {len(index)} chip(s), {len(bare)} of them without a mask; give test chips that '
                            'have masks.')
-    bundle = copy.copy(bundle)
+    bundle, measure = copy.copy(bundle), (boundary_m, tolerance_m, border, band_names, options)
     bundle.model = plain(bundle.model)
-    return pd.DataFrame([_evaluate_chip(bundle, row, boundary_m, tolerance_m, border, band_names, options) for row in index.to_dict('records')])
+    return pd.DataFrame([_evaluate_chip(bundle, row, *measure) for row in index.to_dict('records')])
 
 # %% ../nbs/14_evaluate.ipynb #39db000f
 def pooled(

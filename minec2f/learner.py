@@ -6,7 +6,7 @@
 __all__ = ['FreezeBN', 'KeepBest', 'poly_schedule', 'reseed', 'ClipGradients', 'encoder_splitter', 'teacher_learner', 'model_of',
            'c2f_learner']
 
-# %% ../nbs/12_learner.ipynb #0eea1869
+# %% ../nbs/12_learner.ipynb #c695edda
 import copy, random
 import numpy as np, torch
 from fastcore.basics import patch
@@ -27,7 +27,7 @@ from .metrics import *
 from .models import *
 from .method import *
 from .attentive import *
-from . import networks, prithvi, baselines, incremental, branches, replay, adapt  # noqa: F401 (they register themselves)
+from . import networks, prithvi, baselines, incremental, branches, replay, adapt, plus  # noqa: F401 (they register themselves)
 
 # %% ../nbs/12_learner.ipynb #ccaa4d56
 class FreezeBN(Callback):

@@ -120,7 +120,7 @@ def statistics_of(
     finally:
         for o,*state in kept: o.training, o.running_mean, o.running_var = state
 
-# %% ../nbs/09c_method.ipynb #f5862be6
+# %% ../nbs/09c_method.ipynb #48e465ec
 def start_of(
     start:str,               # 'teacher', 'scratch', 'random' or 'imagenet'
     teacher:torch.nn.Module, # Trained network
@@ -131,20 +131,25 @@ def start_of(
     if start not in weights: raise ValueError(f"a student cannot start from {start!r}; there are teacher, {', '.join(weights)}.")
     return mine_model(**teacher.config, weights=weights[start])
 
-def endless(dl):
+def endless(
+    dl,          # fastai DataLoader; raises `DatasetError` where it has no batch
+    device=None, # Where batches go; where they are if None
+): # Generator of batches, tuples of plain tensors
     "Batches of `dl`, epoch after epoch"
-    while True: yield from dl
+    if not len(dl): raise DatasetError('a loader without a single batch cannot be drawn from; give it more chips, or a smaller bs.')
+    while True:
+        for batch in dl: yield tuple(o.as_subclass(torch.Tensor) for o in (batch if device is None else to_device(batch, device)))
 
 @patch
 def before_fit(self:Method):
     self.device = next(self.model.parameters()).device
     self.teacher.to(self.device)
-    self.stream = endless(self.coarse_dls.train) if self.coarse_images else None
+    self.stream = endless(self.coarse_dls.train, self.device) if self.coarse_images else None
 
 @patch
-def coarse_batch(self:Method)->list: # Images (B,C,H,W) and coarse labels (B,H,W), on the device
+def coarse_batch(self:Method)->tuple: # Images (B,C,H,W) and coarse labels (B,H,W), plain tensors on the device
     "The next training batch of the coarse domain"
-    return to_device(next(self.stream), self.device)
+    return next(self.stream)
 
 @patch
 def of_coarse(self:Method,

@@ -44,7 +44,7 @@ def unet(
 
 register_arch('unet', unet)
 
-# %% ../nbs/09a_networks.ipynb #b0e8d9d2
+# %% ../nbs/09a_networks.ipynb #f3690fd1
 def deeplabv3plus(
     bands:list,               # C band names, in input order
     classes:int,              # Number of classes
@@ -57,7 +57,8 @@ def deeplabv3plus(
     "DeepLabV3+ with output stride 16"
     try: body = mine_encoder(encoder, bands, weights, stride=16)
     except (ValueError, TypeError, NotImplementedError) as e:
-        raise WeightsError(f"encoder {encoder!r} cannot be dilated ({e}), which DeepLabV3+ needs; choose another, such as 'resnet50'.") from e
+        raise WeightsError(f"encoder {encoder!r} cannot be dilated, which DeepLabV3+ needs ({e}); choose another, such as "
+                           "'resnet50'.") from e
     decoder = DeepLabV3PlusDecoder(body.out_channels, 5, channels, rates, 16, aspp_separable=True, aspp_dropout=dropout)
     return EncoderDecoder(body, decoder, SegmentationHead(channels, classes, kernel_size=1, upsampling=4))
 

@@ -18,7 +18,7 @@ from .core import *
 from .bands import *
 from .models import *
 
-# %% ../nbs/09b_prithvi.ipynb #5bb96da3
+# %% ../nbs/09b_prithvi.ipynb #00641c37
 PRITHVI_BANDS = ('blue', 'green', 'red', 'nir08', 'swir16', 'swir22')
 
 def prithvi_positions(
@@ -30,7 +30,8 @@ def prithvi_positions(
     if unknown:
         raise BandError(f"Prithvi does not know {', '.join(unknown)}; it knows {', '.join(PRITHVI_BANDS)}, by these names or those of "
                         "Sentinel-2 (B02, B03, B04, B8A or B08, B11, B12). Choose among them with bands=[…].")
-    if len(set(names))<len(names): raise BandError(f"{', '.join(bands)} name one of Prithvi's bands twice; leave one out (B08 and B8A are both nir08).")
+    if len(set(names))<len(names):
+        raise BandError(f"{', '.join(bands)} name one of Prithvi's bands twice; leave one out (B08 and B8A are both nir08).")
     return [PRITHVI_BANDS.index(o) for o in names]
 
 # %% ../nbs/09b_prithvi.ipynb #61354062
@@ -64,7 +65,7 @@ def position_grid(
     parts = across[None].expand(side, -1, -1), across[:,None].expand(-1, side, -1), date.expand(side, side, -1)
     return torch.cat(parts, 2).permute(2,0,1)[None].float()
 
-# %% ../nbs/09b_prithvi.ipynb #567d399f
+# %% ../nbs/09b_prithvi.ipynb #a6ddf827
 class PrithviEncoder(VisionTransformer):
     "Vision transformer of Prithvi for one date; gives four maps (B,width,H/16,W/16), shallow to deep"
     def __init__(self,
@@ -76,7 +77,7 @@ class PrithviEncoder(VisionTransformer):
     ):
         super().__init__(224, 16, channels, num_classes=0, global_pool='', embed_dim=width, depth=depth, num_heads=heads, pos_embed='none',
                          drop_path_rate=drop_path, norm_layer=partial(nn.LayerNorm, eps=1e-5), dynamic_img_size=True)
-        self.taken = [depth*k//4-1 for k in (1,2,3,4)]
+        self.taken, self.out_channels = [depth*k//4-1 for k in (1,2,3,4)], [channels, *[width]*4]
         self.register_buffer('grid', position_grid(width), persistent=False)
 
     def positions(self, h, w):
@@ -122,7 +123,7 @@ def load_prithvi(
     encoder.load_state_dict(state | {KERNEL: state[KERNEL][:,prithvi_positions(bands)]})
     return encoder
 
-# %% ../nbs/09b_prithvi.ipynb #91f6c05a
+# %% ../nbs/09b_prithvi.ipynb #68e06766
 class PyramidNeck(nn.Module):
     "Four maps of stride 16 to strides 4, 8, 16 and 32"
     def __init__(self,
@@ -131,7 +132,8 @@ class PyramidNeck(nn.Module):
         super().__init__()
         half, quarter = width//2, width//4
         self.out_channels = [quarter, half, width, width]
-        self.up4 = nn.Sequential(nn.ConvTranspose2d(width, half, 2, 2), nn.BatchNorm2d(half), nn.GELU(), nn.ConvTranspose2d(half, quarter, 2, 2))
+        self.up4 = nn.Sequential(nn.ConvTranspose2d(width, half, 2, 2), nn.BatchNorm2d(half), nn.GELU(),
+                                 nn.ConvTranspose2d(half, quarter, 2, 2))
         self.up2, self.down = nn.ConvTranspose2d(width, half, 2, 2), nn.MaxPool2d(2)
 
     def forward(self, maps):
