@@ -57,7 +57,7 @@ PREDICTION_ATTENTION = dict( # name: weight from the running method
     shuffled=lambda o: shuffled_weight(o.reliability(), o.valid), cbam_spatial=lambda o: to_size(o.seen[1]['Ms2'][:,0], o.y),
     gradcam=lambda o: cam_weight(o.teacher_maps(), o.teacher_logits), entropy_percentile=lambda o: entropy_percentile(o.teacher_logits.softmax(1), o.valid))
 
-# %% ../nbs/10a_attentive.ipynb #29d09b6b
+# %% ../nbs/10a_attentive.ipynb #141bf513
 def _known(name, options, what):
     if name not in options: raise ValueError(f"{what} {name!r} is not known; there are {', '.join(options)}.")
     return name
@@ -71,8 +71,8 @@ class AttentiveDistillation(Method):
     def __init__(self,
         teacher:torch.nn.Module, # Trained network; copied and frozen
         coarse_dls=None,         # Coarse domain; the method does not look at it
-        lambda_f:float=1.,       # Weight of the feature term; 0 leaves it out
-        lambda_p:float=1.,       # Weight of the prediction term; 0 leaves it out
+        lambda_f:float=.1,       # Weight of the feature term; 0 leaves it out
+        lambda_p:float=.1,       # Weight of the prediction term; 0 leaves it out
         tau:float=2.,            # Temperature of the prediction term
         sigma_b:float=3.,        # Position uncertainty of the teacher's contour, px
         mu_b:float=0.,           # Its known outward displacement, px

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT', 'FILES', 'WEIGHTS', 'CARD', 'Bundle', 'save_bundle', 'read_card', 'load_bundle']
 
-# %% ../nbs/12a_bundle.ipynb #3e0c1a62
+# %% ../nbs/12a_bundle.ipynb #f05f2342
 import hashlib, json
 from pathlib import Path
 
@@ -14,11 +14,12 @@ from safetensors.torch import load_file, save_file
 
 from .core import *
 from .data import InputSpec, spec_from_dict, spec_to_dict
-from .models import mine_model
+from .models import mine_model, plain
+from . import networks, prithvi  # noqa: F401 (they register their architectures)
 from . import __version__
 
-# %% ../nbs/12a_bundle.ipynb #4e35b8b0
-FORMAT = 1
+# %% ../nbs/12a_bundle.ipynb #24d25e6b
+FORMAT = 2
 FILES = WEIGHTS, CARD = 'model.safetensors', 'bundle.json'
 
 class Bundle:
@@ -39,7 +40,7 @@ class Bundle:
     def res(self): return self.spec.res
     def encode(self, dn, valid): return self.spec.encode(dn, valid)
 
-# %% ../nbs/12a_bundle.ipynb #68be0bb3
+# %% ../nbs/12a_bundle.ipynb #73aa2b5d
 def _sha256(path):
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
@@ -50,7 +51,7 @@ def save_bundle(
 )->Path: # `dst`; raises `WriteError`
     "Save a trained Learner as a bundle"
     import segmentation_models_pytorch as smp
-    model, spec = learn.model, learn.dls.spec
+    model, spec = plain(learn.model), learn.dls.spec
     versions = dict(minec2f=__version__, torch=torch.__version__, segmentation_models_pytorch=smp.__version__)
     with atomic(dst) as tmp, disk_errors():
         tmp.mkdir()

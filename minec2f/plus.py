@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['outline_posterior', 'soft_cross_entropy', 'MineC2FPlus']
 
-# %% ../nbs/11e_plus.ipynb #26630d09
+# %% ../nbs/11e_plus.ipynb #ea5bb642
 import torch
-from fastai.torch_core import to_device
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from torch import Tensor
@@ -65,7 +64,7 @@ class MineC2FPlus(AttentiveDistillation):
         self.lambda_c, self.coarse_until, self.flip = lambda_c, coarse_until, flip_matrix(recall, false_alarm)
         self.lambda_e, self.edge_s, self.lambda_u, self.confidence, self.decay = lambda_e, edge_s, lambda_u, confidence, decay
 
-# %% ../nbs/11e_plus.ipynb #ca118151
+# %% ../nbs/11e_plus.ipynb #468ba239
 @patch(as_prop=True)
 def names(self:MineC2FPlus):
     kept = [o for o in super(MineC2FPlus, self).names if o!='unlabelled']
@@ -79,7 +78,7 @@ def fading(self:MineC2FPlus): return self.lambda_c*max(0., 1-self.pct_train/self
 def before_fit(self:MineC2FPlus):
     super(MineC2FPlus, self).before_fit()
     self.ema = EMA(self.model, self.decay)
-    self.bare = endless(self.unlabelled_dls.train) if 'selftrain' in self.names else None
+    self.bare = endless(self.unlabelled_dls.train, self.device) if 'selftrain' in self.names else None
 @patch
 def after_step(self:MineC2FPlus): self.ema.update(self.model)
 
@@ -87,15 +86,15 @@ def after_step(self:MineC2FPlus): self.ema.update(self.model)
 def averaged(self:MineC2FPlus, x):
     with torch.no_grad(): return self.ema.model(x).float().softmax(1)
 
-# %% ../nbs/11e_plus.ipynb #eeaa93e6
+# %% ../nbs/11e_plus.ipynb #9f481f82
 @patch
 def observe(self:MineC2FPlus):
     super(MineC2FPlus, self).observe()
     if self.fading:
-        x, y = (o.as_subclass(Tensor) for o in self.coarse_batch())
+        x, y = self.coarse_batch()
         self.coarse = self.of_coarse(x), outline_posterior(self.averaged(x), y, self.flip), y!=255
     if self.bare:
-        x = to_device(next(self.bare), self.device)[0].as_subclass(Tensor)
+        x = next(self.bare)[0]
         self.alone = self.model(x), self.averaged(x), x.isfinite().all(1)
 
 @patch

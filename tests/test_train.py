@@ -33,7 +33,7 @@ def default(tmp_path_factory):
 def test_smoke(default):
     metrics, out = default
     check_outputs(out, metrics, ['teacher','minec2f','finetune','fine_only'])
-    assert metrics['config']['profile']=='smoke' and metrics['config']['lambda_f']==1
+    assert metrics['config']['profile']=='smoke' and metrics['config']['lambda_f']==.1
 
 def test_predict(repo, default, tmp_path, monkeypatch):
     "The other notebook maps the same scene with the saved bundle: the same polygons"
