@@ -40,7 +40,7 @@ def attention_loss(
     per_image = ((s-t).abs().sum(2)*present).sum(1) / present.sum(1).clamp(min=1)
     return per_image.sum() / present.any(1).sum().clamp(min=1)
 
-# %% ../nbs/09d_gradcam.ipynb #3d54043e
+# %% ../nbs/09d_gradcam.ipynb #edf5093d
 class GradTaps(FeatureTaps):
     "`FeatureTaps` whose features can be differentiated at, also those of a frozen network"
     def __init__(self,
@@ -48,7 +48,7 @@ class GradTaps(FeatureTaps):
         names:list,            # Names of `tap_points`, except C2 to C4
     ):
         inner = [o for o in names if o in ('C2','C3','C4')]
-        if inner: raise ValueError(f"{', '.join(inner)} cannot be differentiated at, since the encoder goes on inside; take C5 or P2 to P5.")
+        if inner: raise ValueError(f"{', '.join(inner)} cannot be differentiated at, as the encoder goes on inside; take C5 or P2 to P5.")
         super().__init__(model, names)
 
     def _reader(self, name, get):

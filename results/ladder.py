@@ -1,0 +1,49 @@
+"""The ladder's tables of the README: `python results/ladder.py synthetic` or `… tailings`; resumable, one file per row and seed in runs/."""
+import sys
+from pathlib import Path
+
+from minec2f.chips import load_index
+from minec2f.core import atomic
+from minec2f.ladder import *
+from minec2f.synth import synth_dataset
+
+REPO = Path(__file__).resolve().parent.parent
+REAL = REPO.parent/'shared'/'real'/'tailings_br'
+NET = dict(encoder='tu-regnety_002', pyramid=64, segmentation=32)
+
+def synthetic():
+    "160 coarse and 96 fine chips of 128 px, four bands; made where absent"
+    folder = REPO/'runs'/'ladder_data'
+    if not (folder/'index.csv').exists(): synth_dataset(folder, n_coarse=160, n_fine=96, size=128, seed=100)
+    return load_index(folder)
+
+DATA = dict( # index, bands, epochs of teacher and student, P(coarse label | background, mine)
+    synthetic=(synthetic, ['B04','B03','B02','B08'], 6, 12, [[.87,.13],[.01,.99]]),
+    tailings=(lambda: load_index(REAL, REAL/'coarse_polygons.gpkg'), ['B04','B03','B02'], 5, 10, [[.8,.2],[.01,.99]]))
+
+def rows(flip):
+    "Every row: (method, options)"
+    def distilled(weight, **options): return 'minec2f', options | dict(lambda_f=weight, lambda_p=weight)
+    uniform = dict(feature_attention='uniform', prediction_attention='uniform')
+    alone = dict(recall=flip[1][1], false_alarm=flip[0][1], lambda_f=0., lambda_p=0., lambda_c=0., lambda_e=0.)
+    return {
+        'coarse_only': 'coarse_only', 'fine_only': ('fine_only', dict(encoder_lr_mult=1.)), 'finetune': 'finetune',
+        'minec2f': distilled(.1), 'uniform': distilled(.1, **uniform), 'shuffled': distilled(.1, prediction_attention='shuffled'),
+        'minec2f_1': distilled(1.), 'uniform_1': distilled(1., **uniform), 'decay_1': distilled(1., kd_schedule='linear_decay'),
+        'noise_aware': ('finetune', dict(teacher=dict(loss=dict(how='forward', flip=flip)))),
+        'evidence': ('minec2f+', alone | dict(lambda_c=.3)), 'edge': ('minec2f+', alone | dict(lambda_e=.5)),
+        'minec2f+': ('minec2f+', alone | dict(lambda_f=.1, lambda_p=.1, lambda_c=.3)),
+        'lwf': 'lwf', 'joint': 'joint'}
+
+def main(name, seeds=(0,1,2), references=('finetune','fine_only','uniform')):
+    index, bands, teacher, student, flip = DATA[name][0](), *DATA[name][1:]
+    out, plan = REPO/'runs'/f'ladder_{name}', rows(flip)
+    for seed in seeds:
+        run_ladder(index, plan, [seed], out, teacher=dict(epochs=teacher, lr=1e-3, **NET), student=dict(epochs=student, lr=1e-3, encoder_lr_mult=.3),
+                   loaders=dict(bands=bands, size=64, bs=8), split=dict(valid=.2, test=.35), measure=dict(tolerance_m=20.))
+    tables = {part: ladder_table(out, references, part=part, rows=list(plan)) for part in ('test','valid')}
+    with atomic(REPO/'results'/f'{name}.md') as tmp:
+        tmp.write_text(''.join(f'## {name}: fine {part} sites\n\n{markdown(ladder_text(t))}\n' for part,t in tables.items()))
+    for part,t in tables.items(): t.to_csv(REPO/'results'/f'{name}_{part}.csv')
+
+if __name__=='__main__': main(sys.argv[1], *([[int(o) for o in sys.argv[2].split(',')]] if len(sys.argv)>2 else []))
