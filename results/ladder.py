@@ -4,7 +4,8 @@ from pathlib import Path
 
 from minec2f.chips import load_index
 from minec2f.core import atomic
-from minec2f.ladder import *
+from minec2f.ladder import run_ladder
+from minec2f.results import ladder_table, ladder_text, markdown
 from minec2f.synth import synth_dataset
 
 REPO = Path(__file__).resolve().parent.parent
@@ -28,12 +29,12 @@ def rows(flip):
     alone = dict(recall=flip[1][1], false_alarm=flip[0][1], lambda_f=0., lambda_p=0., lambda_c=0., lambda_e=0.)
     return {
         'coarse_only': 'coarse_only', 'fine_only': ('fine_only', dict(encoder_lr_mult=1.)), 'finetune': 'finetune',
-        'minec2f': distilled(.1), 'uniform': distilled(.1, **uniform), 'shuffled': distilled(.1, prediction_attention='shuffled'),
+        'minec2f': distilled(.1), 'uniform': distilled(.1, **uniform),
         'minec2f_1': distilled(1.), 'uniform_1': distilled(1., **uniform), 'decay_1': distilled(1., kd_schedule='linear_decay'),
         'noise_aware': ('finetune', dict(teacher=dict(loss=dict(how='forward', flip=flip)))),
         'evidence': ('minec2f+', alone | dict(lambda_c=.3)), 'edge': ('minec2f+', alone | dict(lambda_e=.5)),
         'minec2f+': ('minec2f+', alone | dict(lambda_f=.1, lambda_p=.1, lambda_c=.3)),
-        'lwf': 'lwf', 'joint': 'joint'}
+        'lwf': 'lwf'}
 
 def main(name, seeds=(0,1,2), references=('finetune','fine_only','uniform')):
     index, bands, teacher, student, flip = DATA[name][0](), *DATA[name][1:]

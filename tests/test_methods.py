@@ -83,7 +83,7 @@ def check_bundle(learn, world, path):
     x = world.fine.valid.one_batch()[0]
     learn.model.eval()
     ordinary = plain(learn.model).eval()
-    save_bundle(path, SimpleNamespace(model=ordinary, dls=world.fine))
+    save_bundle(path, learn)
     with torch.no_grad():
         expected, kept, read = (o(x) for o in (learn.model, ordinary, load_bundle(path).model))
     assert torch.allclose(kept, expected, atol=1e-5) and torch.equal(read, kept)
