@@ -120,12 +120,12 @@ def teacher_learner(
     model = mine_model(dls.spec.bands, len(dls.spec.classes), **model_kwargs)
     return _mine_learner(dls, model, loss or SegLoss(), [], lr, wd, 1., keep_best, cbs)
 
-# %% ../nbs/12_learner.ipynb #9fdc131b
+# %% ../nbs/12_learner.ipynb #5f6f0d99
 def model_of(
     teacher, # A Learner, a loaded bundle, or a model
 )->torch.nn.Module:
-    "The network in whatever holds it"
-    return getattr(teacher, 'model', teacher)
+    "The network in whatever holds it, without what a method has wrapped around it"
+    return plain(getattr(teacher, 'model', teacher))
 
 def _check_fit(teacher, dls, what):
     has, asked = (list(teacher.config['bands']), teacher.config['classes']), (list(dls.spec.bands), len(dls.spec.classes))

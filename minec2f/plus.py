@@ -39,10 +39,10 @@ def soft_cross_entropy(
     ce = -(q.detach()*logits.float().log_softmax(1)).sum(1)
     return (ce*weight).sum()/weight.sum().clamp(min=1e-8)
 
-# %% ../nbs/11e_plus.ipynb #0df36272
+# %% ../nbs/11e_plus.ipynb #ae786373
 @register('minec2f+')
 class MineC2FPlus(AttentiveDistillation):
-    "attentive distillation, outlines as evidence, edges, self-training"
+    "attentive distillation with outlines as evidence; edges and self-training as options"
     source,stores,coarse_images = 'this project','teacher, all coarse images and outlines',True
     @delegates(AttentiveDistillation.__init__)
     def __init__(self,
@@ -52,7 +52,7 @@ class MineC2FPlus(AttentiveDistillation):
         recall:float=.98,         # P(inside an outline | mine), see `estimate_flip`
         false_alarm:float=.15,    # P(inside an outline | background)
         coarse_until:float=.5,    # Share of the training after which the evidence is silent
-        lambda_e:float=.5,        # Weight of the edges; 0 leaves it out
+        lambda_e:float=0.,        # Weight of the edges; 0 leaves it out
         edge_s:float=2.,          # How near an edge is, px (standard deviation)
         lambda_u:float=0.,        # Weight of self-training on `unlabelled_dls`; 0 leaves it out
         confidence:float=.9,      # Least probability of a pseudo label
