@@ -19,7 +19,7 @@ def smoke(tmp_path_factory):
     from conftest import REPO
     with pytest.MonkeyPatch.context() as m:
         out = tmp_path_factory.mktemp('benchmark')/'smoke'
-        yield run(REPO, out, m, device='cpu', size=32), out
+        yield run(REPO, out, m, device='cpu', size=64), out
 
 def test_all_that_is_registered(smoke):
     record, out = smoke
