@@ -22,6 +22,8 @@ DATA = dict( # index, bands, epochs of teacher and student, P(coarse label | bac
     synthetic=(synthetic, ['B04','B03','B02','B08'], 6, 12, [[.87,.13],[.01,.99]]),
     tailings=(lambda: load_index(REAL, REAL/'coarse_polygons.gpkg'), ['B04','B03','B02'], 5, 10, [[.8,.2],[.01,.99]]))
 
+OTHERS = ('lwf lwf_twohead lwm mdil sppa ccda gsmf simcs_like joint er coarse_selftrain adaptsegnet fda dacs').split()
+
 def rows(flip):
     "Every row: (method, options)"
     def distilled(weight, **options): return 'minec2f', options | dict(lambda_f=weight, lambda_p=weight)
@@ -29,12 +31,12 @@ def rows(flip):
     alone = dict(recall=flip[1][1], false_alarm=flip[0][1], lambda_f=0., lambda_p=0., lambda_c=0., lambda_e=0.)
     return {
         'coarse_only': 'coarse_only', 'fine_only': ('fine_only', dict(encoder_lr_mult=1.)), 'finetune': 'finetune',
-        'minec2f': distilled(.1), 'uniform': distilled(.1, **uniform),
+        'minec2f': distilled(.1), 'uniform': distilled(.1, **uniform), 'shuffled': distilled(.1, prediction_attention='shuffled'),
         'minec2f_1': distilled(1.), 'uniform_1': distilled(1., **uniform), 'decay_1': distilled(1., kd_schedule='linear_decay'),
         'noise_aware': ('finetune', dict(teacher=dict(loss=dict(how='forward', flip=flip)))),
         'evidence': ('minec2f+', alone | dict(lambda_c=.3)), 'edge': ('minec2f+', alone | dict(lambda_e=.5)),
         'minec2f+': ('minec2f+', alone | dict(lambda_f=.1, lambda_p=.1, lambda_c=.3)),
-        'lwf': 'lwf'}
+        **{o: o for o in OTHERS}}
 
 def main(name, seeds=(0,1,2), references=('finetune','fine_only','uniform')):
     index, bands, teacher, student, flip = DATA[name][0](), *DATA[name][1:]
