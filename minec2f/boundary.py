@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['boundary_width', 'inner_strip', 'boundary_iou', 'surface_distances', 'assd', 'hd95', 'boundary_f', 'trimap_iou',
-           'boundary_bias']
+           'signed_distances', 'boundary_bias']
 
 # %% ../nbs/07a_boundary.ipynb #cc963eaa
 import numpy as np
@@ -117,17 +117,26 @@ def trimap_iou(
     near = np.where(t, _distance_to(known&~t, (1,1)), _distance_to(t, (1,1)))-.5 <= k
     return tuple(_share((p&t&o).sum(), ((p|t)&o).sum()) for o in (near, ~near))
 
-# %% ../nbs/07a_boundary.ipynb #446e79a9
-def boundary_bias(
+# %% ../nbs/07a_boundary.ipynb #1fd8053b
+def signed_distances(
     pred,             # (H,W) 1 for the mine; or bool
     target,           # (H,W) 1 for the mine, `ignore` where unknown; or bool
     spacing=(1,1),    # Metres per pixel (down, across)
     ignore:int=255,   # Label of pixels that are left out
     border:str='outline', # Is the image border an outline ('outline'), or not ('ignore', for tiles of a scene)?
-)->tuple: # (mean, standard deviation) in metres, positive where `pred` is too wide; NaN where one has no outline
-    "Signed distance from the outline of `pred` to that of `target`"
+)->np.ndarray: # (n,) metres, positive where `pred` is too wide; empty where one has no outline
+    "Signed distance from each outline pixel of `pred` to the outline of `target`"
     p,t,known = _masks(pred, target, ignore)
     edge_p,edge_t = (inner_strip(o, known, 1, border, diagonal=False) for o in (p,t))
-    if not (edge_p.any() and edge_t.any()): return np.nan, np.nan
-    signed = np.where(t, -1, 1)*_distance_to(edge_t, spacing)
-    return float(signed[edge_p].mean()), float(signed[edge_p].std())
+    if not (edge_p.any() and edge_t.any()): return np.empty(0)
+    return (np.where(t, -1, 1)*_distance_to(edge_t, spacing))[edge_p]
+
+def boundary_bias(
+    pred,     # (H,W) 1 for the mine; or bool
+    target,   # (H,W) 1 for the mine, `ignore` where unknown; or bool
+    *args,    # `spacing` of `signed_distances`
+    **kwargs, # `spacing`, `ignore` and `border` of `signed_distances`
+)->tuple: # (mean, standard deviation) in metres, positive where `pred` is too wide; NaN where one has no outline
+    "Mean and spread of the signed distance from the outline of `pred` to that of `target`"
+    d = signed_distances(pred, target, *args, **kwargs)
+    return (float(d.mean()), float(d.std())) if len(d) else (np.nan, np.nan)

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['MineC2FError', 'BandError', 'RasterError', 'CRSError', 'GridError', 'LabelError', 'PolygonError', 'DatasetError',
-           'SplitError', 'WeightsError', 'TrainingError', 'BundleError', 'WriteError', 'first_few', 'atomic',
-           'disk_errors', 'resolve']
+           'SplitError', 'SceneError', 'NetworkError', 'WeightsError', 'TrainingError', 'BundleError', 'WriteError',
+           'first_few', 'atomic', 'disk_errors', 'resolve', 'plain_values', 'fingerprint', 'check_same']
 
-# %% ../nbs/00_core.ipynb #d54b7c2f
-import glob, os, shutil, uuid
+# %% ../nbs/00_core.ipynb #9384df94
+import hashlib, json, os, shutil, uuid
 from contextlib import contextmanager
 from pathlib import Path
 
-# %% ../nbs/00_core.ipynb #6b80042a
+# %% ../nbs/00_core.ipynb #c10f391b
 class MineC2FError(Exception):
     "Base of every error that minec2f raises on purpose; the message says what was found, what was expected and what to do"
 
@@ -24,6 +24,8 @@ class LabelError(MineC2FError): "A label value is outside the classes"
 class PolygonError(MineC2FError): "A polygon layer is missing, empty, invalid or far from the images"
 class DatasetError(MineC2FError): "The dataset folder or its index breaks the contract"
 class SplitError(MineC2FError): "A split cannot be made, or leaks"
+class SceneError(MineC2FError): "No scene shows a place, or none shows it clearly"
+class NetworkError(MineC2FError): "A server cannot be reached, or does not answer as it should"
 class WeightsError(MineC2FError): "Encoder weights cannot be had"
 class TrainingError(MineC2FError): "Training cannot go on: a loss or gradient is no longer a number"
 class BundleError(MineC2FError): "A model bundle is incomplete or does not match what it is used on"
@@ -39,27 +41,22 @@ def first_few(
     more = f' and {len(items)-n} more' if len(items)>n else ''
     return ', '.join(items[:n]) + more
 
-# %% ../nbs/00_core.ipynb #56028e24
-def _remove(path):
-    if path.is_dir(): shutil.rmtree(path, ignore_errors=True)
-    else: path.unlink(missing_ok=True)
-
+# %% ../nbs/00_core.ipynb #5e750425
 @contextmanager
 def atomic(
     dst:str|Path, # File or folder to write; its parent is made where needed
 ): # Context that yields the temporary `Path` to write to; raises `WriteError` for any `OSError` inside
-    "Write to a temporary name beside `dst`, which takes the name `dst` only if nothing failed"
+    "Write inside a temporary folder beside `dst`; what was written takes the place of `dst` only if nothing failed"
     dst = Path(dst)
-    tmp = dst.with_name(f'.{uuid.uuid4().hex[:8]}-{dst.name}')
+    work = dst.with_name(f'.{uuid.uuid4().hex[:8]}-{dst.name}')
     try:
-        dst.parent.mkdir(parents=True, exist_ok=True)
-        yield tmp
-        if dst.is_dir(): _remove(dst)
-        os.replace(tmp, dst)
+        work.mkdir(parents=True)
+        yield work/dst.name
+        if dst.is_dir(): shutil.rmtree(dst)
+        os.replace(work/dst.name, dst)
     except OSError as e:
         raise WriteError(f'{dst} could not be written ({e}); free space or choose another place. Nothing was left there.') from e
-    finally:
-        for leftover in dst.parent.glob(glob.escape(tmp.name)+'*'): _remove(leftover)
+    finally: shutil.rmtree(work, ignore_errors=True)
 
 # %% ../nbs/00_core.ipynb #f34f27eb
 @contextmanager
@@ -76,3 +73,34 @@ def resolve(
     here = Path.cwd()
     in_checkout = here.name in ('nbs', 'paper_figures') and (here.parent/'settings.ini').exists()
     return ((here.parent if in_checkout else here)/Path(path).expanduser()).resolve()
+
+# %% ../nbs/00_core.ipynb #4f548c3a
+def plain_values(
+    x, # Configuration
+)->object: # The same after a way through JSON; raises `ValueError` for what JSON cannot hold
+    "Refuse what cannot be kept in a file"
+    try: return json.loads(json.dumps(x))
+    except TypeError as e:
+        raise ValueError(f'a configuration holds something that cannot be kept in a file ({e}); give numbers, text, lists '
+                                 'and dicts only.') from e
+
+def fingerprint(
+    x, # Plain values
+)->str: # 16 hex digits
+    "Short hash of plain values"
+    return hashlib.sha256(json.dumps(x, sort_keys=True).encode()).hexdigest()[:16]
+
+# %% ../nbs/00_core.ipynb #b2676b8c
+def _flat(d, at=''):
+    return {k: v for key,o in d.items() for k,v in (_flat(o, f'{at}{key}.') if isinstance(o, dict) else {at+key: o}).items()}
+
+def check_same(
+    path,          # What was found, for the message
+    found:dict,    # Its configuration
+    expected:dict, # The one that was asked for
+):
+    "Raise `DatasetError` where two configurations differ, and say in what"
+    a, b = _flat(found), _flat(expected)
+    def say(d, k): return repr(d[k]) if k in d else 'nothing'
+    odd = [f'{k} {say(a, k)} (asked for: {say(b, k)})' for k in {**a, **b} if say(a, k)!=say(b, k)]
+    if odd: raise DatasetError(f'{path} was made with another configuration: {first_few(odd)}. Choose another out, or remove it.')

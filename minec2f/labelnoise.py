@@ -48,7 +48,7 @@ def close_gaps(
     closed = union_all(buffer(simplify(parts, radius/10), radius, quad_segs=4)).buffer(-radius, quad_segs=4)
     return [Polygon(o.exterior) for o in get_parts(union_all([closed, *parts]))]
 
-# %% ../nbs/02b_labelnoise.ipynb #2f90ce66
+# %% ../nbs/02b_labelnoise.ipynb #90735afa
 def grow_outline(
     poly,            # shapely Polygon, m
     mean:float,      # Mean growth, m
@@ -57,12 +57,12 @@ def grow_outline(
     step:float=30.,  # Distance between disks, m
 ):  # shapely Polygon that contains `poly`
     "Grow outwards by an amount that varies slowly along the outline"
-    from shapely import union_all, points, buffer
+    from shapely import union_all, line_interpolate_point, buffer
     n = max(8, int(poly.exterior.length/step))
     at, k = np.linspace(0, 1, n, endpoint=False), np.arange(1, 6)
     a, phase = rng.normal(0, wobble*np.sqrt(2/5), 5), rng.uniform(0, 2*np.pi, 5)
     width = mean*np.clip(1+np.cos(2*np.pi*at[:,None]*k+phase)@a, 0, None)
-    on = points([poly.exterior.interpolate(o, normalized=True).coords[0] for o in at])
+    on = line_interpolate_point(poly.exterior, at, normalized=True)
     return union_all([poly, *buffer(on, width, quad_segs=4)])
 
 # %% ../nbs/02b_labelnoise.ipynb #4b3130c0

@@ -6,12 +6,13 @@ from fastai.torch_core import set_seed
 
 import minec2f.learner  # noqa: F401 (registers all methods)
 from minec2f.bundle import load_bundle, save_bundle
-from minec2f.chips import load_index, site_split
+from minec2f.chips import load_index
 from minec2f.core import DatasetError
 from minec2f.data import mine_dls
 from minec2f.learner import c2f_learner, teacher_learner
 from minec2f.method import METHODS
 from minec2f.models import plain
+from minec2f.splits import site_split
 from minec2f.synth import synth_dataset
 
 BANDS = ['B04','B03','B02','B08']

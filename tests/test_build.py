@@ -1,0 +1,164 @@
+"Building datasets: killed and resumed, on three engines, from bad servers, fast and small"
+import json, os, resource, signal, subprocess, sys, time
+from pathlib import Path
+
+import geopandas as gpd, numpy as np, pandas as pd, pytest, rasterio
+from rasterio.transform import from_origin
+from shapely.geometry import box
+
+from minec2f.archive import synth_archive
+from minec2f.build import build_chips, build_dataset
+from minec2f.chips import load_index
+from minec2f.core import NetworkError
+from minec2f.fileserver import Fault, serve
+from minec2f.raster import Grid, write_raster
+from minec2f.stac import build_coarse_dataset
+
+YEARS = '2021-01-01/2023-12-31'
+OPTIONS = dict(dates=YEARS, source='maus_v2', margin_m=100, scene_cloud=1., window_cloud=.5, wait_s=.05, progress=False)
+
+
+@pytest.fixture(scope='module')
+def archive(tmp_path_factory): return synth_archive(tmp_path_factory.mktemp('archive')/'archive', n_sites=4, mines=3)
+
+
+def files(folder):
+    "Every byte of a dataset but the address of its (moving) catalogue"
+    return {str(o.relative_to(folder)): o.read_bytes() for o in sorted(Path(folder).rglob('*'))
+            if o.is_file() and o.name not in ('.lock','dataset.json','scenes.json')}
+
+
+def local_scenes(folder, n=3, side=1600):
+    "Large scenes on a disk, and a grid of small square polygons on each"
+    rng, shapes = np.random.default_rng(0), []
+    for k in range(n):
+        grid = Grid(rasterio.CRS.from_epsg(32719), from_origin(400000, 7500000-k*side*10, 10, 10), side, side)
+        pixels = rng.integers(500, 3000, (4,side,side), np.uint16)
+        write_raster(folder/'scenes'/f'{k}.tif', pixels, grid, nodata=0, names=['B02','B03','B04','B08'], blockxsize=512, blockysize=512)
+        x0, y0 = grid.transform*(100, 100)
+        shapes += [box(x0+dx, y0-dy-1500, x0+dx+1500, y0-dy) for dx in range(0, 12000, 2400) for dy in range(0, 12000, 2400)]
+    gpd.GeoDataFrame(dict(polygon_id=[f'p{i:03d}' for i in range(len(shapes))]), geometry=shapes, crs=32719).to_file(folder/'mines.gpkg')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def scenes(tmp_path_factory): return local_scenes(tmp_path_factory.mktemp('local'))
+
+
+def build_local(scenes, out, **kwargs): return build_chips(scenes/'mines.gpkg', scenes/'scenes', out, source='other', margin_m=300, progress=False, **kwargs)
+
+
+def test_killed_build_resumes_to_the_same_files(scenes, tmp_path):
+    build_local(scenes, tmp_path/'whole')
+    code = f'''if __name__=='__main__':
+        from minec2f.build import build_chips
+        build_chips({str(scenes/'mines.gpkg')!r}, {str(scenes/'scenes')!r}, {str(tmp_path/'killed')!r}, source='other', margin_m=300, progress=False)'''
+    kills = 0
+    for wanted in (1, 20, 40):
+        worker = subprocess.Popen([sys.executable, '-c', code])
+        while worker.poll() is None and len(list((tmp_path/'killed').glob('rows/[!.]*.json')))<wanted: time.sleep(.002)
+        if worker.poll() is None:
+            worker.send_signal(signal.SIGKILL)
+            kills += 1
+        worker.wait()
+    assert kills>0 and not (tmp_path/'killed'/'index.csv').exists(), 'the build was over before it was killed'
+    done = {o.name: o.stat().st_mtime_ns for o in (tmp_path/'killed'/'rows').glob('[!.]*.json')}
+    (tmp_path/'killed'/'images'/'.0123abcd-p999.tif').mkdir()  # what a kill in the middle of a write leaves
+    build_local(scenes, tmp_path/'killed')
+    assert files(tmp_path/'killed')==files(tmp_path/'whole')
+    assert all((tmp_path/'killed'/'rows'/k).stat().st_mtime_ns==v for k,v in done.items()), 'finished chips were made again'
+
+
+@pytest.mark.parametrize('engine', ['local','ray'])
+def test_engines_make_the_same_bytes(archive, tmp_path, engine):
+    if engine=='ray': ray = pytest.importorskip('ray')
+    with serve(archive) as server:
+        catalog = f'{server.url}/catalog.json'
+        one = build_coarse_dataset(archive/'polygons.gpkg', catalog, tmp_path/'one', **OPTIONS)
+        many = build_coarse_dataset(archive/'polygons.gpkg', catalog, tmp_path/'many', engine=engine, workers=2, **OPTIONS)
+    if engine=='ray': ray.shutdown()
+    assert len(one.index)>5 and files(one.folder)==files(many.folder)
+    pd.testing.assert_frame_equal(one.index, many.index)
+
+
+@pytest.mark.parametrize('fault,reason', [
+    (Fault('*/B04.tif', status=500, times=None), 'NetworkError'), (Fault('*/B04.tif', status=429, times=None), 'NetworkError'),
+    (Fault('*/B04.tif', status=404, times=None), 'RasterError'), (Fault('*/SCL.tif', truncate=.3, times=None), 'NetworkError')])
+def test_bad_servers_give_reasons_and_no_chips(archive, tmp_path, fault, reason, monkeypatch):
+    monkeypatch.setattr('minec2f.stac.GDAL_HTTP', dict(GDAL_DISABLE_READDIR_ON_OPEN='EMPTY_DIR', GDAL_HTTP_MAX_RETRY=0))
+    with serve(archive, [fault]) as server:
+        built = build_coarse_dataset(archive/'polygons.gpkg', f'{server.url}/catalog.json', tmp_path/'out', retries=1, **OPTIONS)
+    assert len(built.index)==0 and set(built.errors['error'])=={reason}
+    assert not list((tmp_path/'out').glob('images/*')) and not list((tmp_path/'out').glob('rows/*'))
+    with serve(archive) as server:  # the next day
+        card = json.loads((tmp_path/'out'/'dataset.json').read_text())
+        card['imagery']['catalog'] = f'{server.url}/catalog.json'
+        (tmp_path/'out'/'dataset.json').write_text(json.dumps(card))
+        built = build_coarse_dataset(archive/'polygons.gpkg', f'{server.url}/catalog.json', tmp_path/'out', **OPTIONS)
+    assert len(built.index)>5 and not len(built.errors)
+
+
+def test_slow_server_is_given_up_and_asked_again(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr('minec2f.stac.GDAL_HTTP', dict(GDAL_DISABLE_READDIR_ON_OPEN='EMPTY_DIR', GDAL_HTTP_MAX_RETRY=0, GDAL_HTTP_TIMEOUT=1))
+    with serve(archive, [Fault('*/B04.tif', delay_s=2., times=1)]) as server:
+        built = build_coarse_dataset(archive/'polygons.gpkg', f'{server.url}/catalog.json', tmp_path/'out', retries=2, **OPTIONS)
+    assert len(built.index)>5 and not len(built.errors)
+
+
+def test_unreachable_catalogue_leaves_nothing(archive, tmp_path):
+    with pytest.raises(NetworkError, match='cannot be opened'):
+        build_coarse_dataset(archive/'polygons.gpkg', 'http://127.0.0.1:9/catalog.json', tmp_path/'out', **OPTIONS)
+    assert not (tmp_path/'out').exists()
+
+
+def test_only_the_needed_bytes_are_read(tmp_path):
+    "At most 2.5 times the compressed pixels asked for, where windows are a few blocks wide"
+    archive = synth_archive(tmp_path/'archive', n_sites=1, scene_size=512, block=64, mines=3, clouds=(0.,), dates=('2021-06-12',))
+    with serve(archive) as server:
+        built = build_coarse_dataset(archive/'polygons.gpkg', f'{server.url}/catalog.json', tmp_path/'out', size_m=3000, max_nodata=1., **OPTIONS)
+        served = {o.path: 0 for o in server.requests}
+        for o in server.requests: served[o.path] += o.bytes
+    pixels = 512**2
+    asked = sum(row.width*row.height*(1-row.nodata) for row in built.index.itertuples())
+    for path,n in served.items():
+        if 'B0' not in path: continue
+        with rasterio.open(archive/path.lstrip('/')) as src: overviews = sum(1/o**2 for o in src.overviews(1))
+        compressed = (archive/path.lstrip('/')).stat().st_size/(1+overviews)*asked/pixels
+        assert n<2.5*compressed, (path, n/compressed)
+    assert len(built.index)
+
+
+def test_speed_beside_bare_reads(scenes, tmp_path):
+    "Building runs at 80 % of the rate of the windowed reads that it needs, or better"
+    built = build_local(scenes, tmp_path/'warm').index
+    def bare():
+        start = time.process_time()
+        for row in built.itertuples():
+            with rasterio.open(scenes/'scenes'/f'{row.scenes}.tif') as src:
+                x,y = src.index(*rasterio.warp.transform(4326, src.crs, [row.lon], [row.lat]))
+                src.read(window=((x[0]-105, x[0]+105), (y[0]-105, y[0]+105)))
+        return time.process_time()-start
+    def ours(k):
+        start = time.process_time()
+        build_local(scenes, tmp_path/f'run{k}')
+        return time.process_time()-start
+    pairs = [(bare(), ours(k)) for k in range(3)]
+    ratio = min(b for _,b in pairs)/min(a for a,_ in pairs)
+    print(f'{len(built)} chips: {ratio:.2f} times the time of bare reads')
+    assert ratio<1/.8
+
+
+def test_memory_does_not_grow_with_the_scene(tmp_path):
+    local_scenes(tmp_path, n=1, side=8000)
+    code = f'''import resource
+from minec2f.build import build_chips
+built = build_chips({str(tmp_path/'mines.gpkg')!r}, {str(tmp_path/'scenes')!r}, {str(tmp_path/'out')!r}, source='other', margin_m=300, progress=False)
+print(len(built.index), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1e6)'''
+    n, gigabytes = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split()
+    assert int(n)==25 and float(gigabytes)<1
+
+
+def test_built_folder_is_a_dataset(scenes, tmp_path):
+    built = build_local(scenes, tmp_path/'out')
+    index = load_index(tmp_path/'out')
+    assert index['id'].tolist()==built.index['id'].tolist() and (index['mask']!='').all() and (index['polygons']=='').all()
