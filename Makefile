@@ -11,7 +11,7 @@ TEST_ENV := OMP_NUM_THREADS=1
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "minec2f needs Python 3.11 or newer, found " + sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode $(addprefix --constraint ,$(CONSTRAINTS)) --editable '.[dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode $(addprefix --constraint ,$(CONSTRAINTS)) --editable '.[dev,stac,ray]'
 	touch $@
 
 .PHONY: install demo test clean

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['boundary_width', 'inner_strip', 'boundary_iou', 'surface_distances', 'assd', 'hd95', 'boundary_f', 'trimap_iou',
-           'signed_distances', 'boundary_bias']
+           'ignore_outline', 'signed_distances', 'boundary_bias']
 
 # %% ../nbs/07a_boundary.ipynb #cc963eaa
 import numpy as np
@@ -116,6 +116,18 @@ def trimap_iou(
     p,t,known = _masks(pred, target, ignore)
     near = np.where(t, _distance_to(known&~t, (1,1)), _distance_to(t, (1,1)))-.5 <= k
     return tuple(_share((p&t&o).sum(), ((p|t)&o).sum()) for o in (near, ~near))
+
+# %% ../nbs/07a_boundary.ipynb #14a08029
+def ignore_outline(
+    target,         # (H,W) class indices, `ignore` where unknown
+    k:float,        # Half the width of the band, px, such as 2 sigma_b; 0 changes nothing
+    ignore:int=255, # Label of pixels that are left out
+)->np.ndarray: # (H,W) the same with `ignore` closer than `k` px to where two classes meet
+    "Leave out what lies along the outlines of a label"
+    t = np.asarray(target)
+    out = t.copy()
+    for c in np.setdiff1d(t, [ignore]): out[(t==c) & (_distance_to((t!=c)&(t!=ignore), (1,1))-.5<k)] = ignore
+    return out
 
 # %% ../nbs/07a_boundary.ipynb #1fd8053b
 def signed_distances(

@@ -15,7 +15,7 @@ from .chips import *
 from .metrics import *
 from .predict import *
 
-# %% ../nbs/14f_calibration.ipynb #faa4228e
+# %% ../nbs/14f_calibration.ipynb #0428c6f7
 def confidence_and_hit(
     p,               # (…,K,H,W) probabilities, array or tensor; `axis` is that of the classes
     y,               # (…,H,W) true class, `ignore` where unknown
@@ -29,10 +29,10 @@ def confidence_and_hit(
     said, hit = (p.max(axis), top==y) if label is None else (p.take(label, axis), y==label)
     said = said[known].astype(np.float64)
     if len(said) and not (said.min()>=0 and said.max()<=1+1e-6):
-        raise LabelError(f'values from {said.min():.3g} to {said.max():.3g} were given as probabilities; take the softmax of the logits first.')
+        raise LabelError(f'values from {said.min():.3g} to {said.max():.3g} were given as probabilities; take the softmax first.')
     return said.clip(0, 1), hit[known]
 
-# %% ../nbs/14f_calibration.ipynb #f8d0460b
+# %% ../nbs/14f_calibration.ipynb #08d761cf
 def calibration_bins(
     said,           # (n,) probabilities, 0-1
     hit,            # (n,) bool, was it so?
@@ -45,7 +45,8 @@ def calibration_bins(
     at = np.clip(np.searchsorted(edges, said, 'left')-1, 0, bins-1)
     n, p, so = (np.bincount(at, w, bins) for w in (None, said, hit))
     keep = n>0
-    return pd.DataFrame(dict(low=edges[:-1], high=edges[1:], n=n, said=p/np.maximum(n, 1), so=so/np.maximum(n, 1)))[keep].reset_index(drop=True)
+    table = pd.DataFrame(dict(low=edges[:-1], high=edges[1:], n=n, said=p/np.maximum(n, 1), so=so/np.maximum(n, 1)))
+    return table[keep].reset_index(drop=True)
 
 def ece(
     said,     # (n,) probabilities, 0-1

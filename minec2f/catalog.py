@@ -56,7 +56,7 @@ def is_clear(
     if product.flags: return (q & sum(1<<o for o in product.hidden))==0
     return ~np.isin(q, product.hidden)
 
-# %% ../nbs/04_catalog.ipynb #5397113e
+# %% ../nbs/04_catalog.ipynb #0392e186
 def _retry():
     from urllib3.util import Retry
     return Retry(total=4, backoff_factor=.3, status_forcelist=(429,500,502,503,504), allowed_methods=None)
@@ -103,13 +103,13 @@ def list_scenes(
     return Path(dst)
 
 @lru_cache(4)
-def _listed(path):
+def _listed(path, mtime):  # of a file as it is now
     import pystac
     try: items = pystac.ItemCollection.from_file(str(path)).items
     except (OSError, KeyError, ValueError, TypeError) as e: raise DatasetError(f'{path} is no list of scenes ({e}); make one with list_scenes.') from e
     return items, Neighbours(degree_boxes([o.bbox for o in items]))
 
-# %% ../nbs/04_catalog.ipynb #6722b6f9
+# %% ../nbs/04_catalog.ipynb #a3a0db1c
 def search_scenes(
     catalog:str,      # As in `open_catalog`; or a list of scenes (*.json, *.geojson from `list_scenes`)
     product:Product,  # Which collection
@@ -119,7 +119,7 @@ def search_scenes(
 )->list: # pystac Items; raises `NetworkError`
     "Scenes that may show a place"
     if _is_list(catalog):
-        items, near = _listed(str(catalog))
+        items, near = _listed(str(catalog), Path(catalog).stat().st_mtime_ns if Path(catalog).exists() else None)
         found = [items[k] for k in near.query(degree_boxes(frame))[1]]
     else: found = _ask(catalog, product, frame, dates)
     first, last = dates.split('/')

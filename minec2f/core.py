@@ -41,7 +41,7 @@ def first_few(
     more = f' and {len(items)-n} more' if len(items)>n else ''
     return ', '.join(items[:n]) + more
 
-# %% ../nbs/00_core.ipynb #5e750425
+# %% ../nbs/00_core.ipynb #51f4853e
 @contextmanager
 def atomic(
     dst:str|Path, # File or folder to write; its parent is made where needed
@@ -56,7 +56,9 @@ def atomic(
         os.replace(work/dst.name, dst)
     except OSError as e:
         raise WriteError(f'{dst} could not be written ({e}); free space or choose another place. Nothing was left there.') from e
-    finally: shutil.rmtree(work, ignore_errors=True)
+    finally:
+        try: work.rmdir()  # empty, as a rule, or never made
+        except OSError: shutil.rmtree(work, ignore_errors=True)
 
 # %% ../nbs/00_core.ipynb #f34f27eb
 @contextmanager

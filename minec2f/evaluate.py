@@ -17,11 +17,14 @@ from .boundary import *
 from .models import plain
 from .predict import *
 
-# %% ../nbs/14_evaluate.ipynb #611ddf38
-def _evaluate_chip(bundle, row, boundary_m, tolerance_m, border, band_names, options):
+# %% ../nbs/14_evaluate.ipynb #03a1d2d2
+def _truth(row, grid, given, ignore_px, n_classes):
+    return ignore_outline(read_label(row if given else {**row, 'polygons': ''}, grid, None, n_classes), ignore_px)
+
+def _evaluate_chip(bundle, row, boundary_m, tolerance_m, border, given, ignore_px, band_names, options):
     grid = read_grid(row['image'])
     logits, valid = predict_array(bundle, row['image'], band_names=band_names, **options)
-    truth = np.where(valid, read_label({**row, 'polygons': ''}, grid, n_classes=len(bundle.classes)), IGNORE)
+    truth = np.where(valid, _truth(row, grid, given, ignore_px, len(bundle.classes)), IGNORE)
     pred, spacing = logits.argmax(0), metres_per_pixel(grid, angular='centre')
     outlines = pred>0, np.where(truth==IGNORE, IGNORE, truth>0)
     return dict(id=row['id'], site=row['site'], confusion=Confusion(bundle.classes).add(pred, truth),
@@ -34,15 +37,17 @@ def evaluate(
     boundary_m:float=30.,  # Width of the boundary strips, metres
     tolerance_m:float=20., # Distance at which an outline still counts as right, metres
     border:str='outline',  # Is a chip's border an outline ('outline'), or does the mine go on beyond it ('ignore')?
+    given:bool=False,      # Measure against the labels that are trained on, polygons included, instead of masks?
+    ignore_px:float=0.,    # Leave out what is closer than this to an outline of the truth, px
     band_names:list=None,  # What the files' layers are, where they do not say
     **options,             # Of `predict_array`: overlap, size, bs, device
 )->pd.DataFrame: # id, site, confusion, boundary_iou, boundary_f of each chip; raises `DatasetError` where there is nothing to measure
     "Measure a model on chips"
-    bare = index['id'][index['mask']==''] if len(index) else []
+    bare = index['id'][(index['mask']=='') & ~(given & (index['polygons']!=''))] if len(index) else []
     if not len(index) or len(bare):
         raise DatasetError(f'cannot measure on {len(index)} chip(s), {len(bare)} of them without a mask; give test chips that '
                            'have masks.')
-    bundle, measure = copy.copy(bundle), (boundary_m, tolerance_m, border, band_names, options)
+    bundle, measure = copy.copy(bundle), (boundary_m, tolerance_m, border, given, ignore_px, band_names, options)
     bundle.model = plain(bundle.model)
     return pd.DataFrame([_evaluate_chip(bundle, row, *measure) for row in index.to_dict('records')])
 

@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['Observation', 'snap_window', 'read_padded', 'LocalRasters']
 
-# %% ../nbs/03f_imagery.ipynb #58308319
+# %% ../nbs/03f_imagery.ipynb #70b1a5af
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np, rasterio
 from affine import Affine
 from rasterio.enums import MaskFlags
+from rasterio.errors import RasterioError
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
@@ -32,7 +34,7 @@ class Observation:
     nodata:float     # DN that means "no data"
     info:dict        # sensor, scenes, dates, cloud: for the index
 
-# %% ../nbs/03f_imagery.ipynb #9297cb0d
+# %% ../nbs/03f_imagery.ipynb #e2e748fb
 def _all_rasters(rasters):
     if isinstance(rasters, (str,Path)) and Path(rasters).is_dir():
         found = sorted(o for o in Path(rasters).rglob('*') if o.suffix.lower() in ('.tif','.tiff','.jp2','.vrt'))
@@ -45,12 +47,12 @@ def snap_window(
     transform,    # Affine of the pixels
 )->tuple: # ((row0,row1),(col0,col1)), px; may reach beyond the raster
     "The whole pixels that bounds touch"
-    win = rasterio.windows.from_bounds(*bounds, transform)
-    def whole(start, length): return int(np.floor(start+1e-6)), int(np.ceil(start+length-1e-6))
-    return whole(win.row_off, win.height), whole(win.col_off, win.width)
+    cols, rows = zip(*[~transform*(x,y) for x in bounds[::2] for y in bounds[1::2]])
+    def whole(o): return int(np.floor(min(o)+1e-6)), int(np.ceil(max(o)-1e-6))
+    return whole(rows), whole(cols)
 
 def _valid(src, x, bands, window, nodata): # (h,w) bool
-    flags = {o for b in bands for o in src.mask_flag_enums[b-1]}
+    flags = {o for band in src.mask_flag_enums for o in band}
     known = [o for o in (nodata, src.nodata) if o is not None]
     valid = np.isfinite(x).all(0) if x.dtype.kind=='f' else np.ones(x.shape[1:], bool)
     for o in known or [0]: valid &= (x!=o).all(0) if known else (x!=o).any(0)
@@ -64,17 +66,23 @@ def read_padded(
     nodata:float=None, # DN that means "no data", beside what the file says; where neither says, 0 in all bands
 )->tuple: # (x, valid, grid): (C,h,w) DN, (h,w) bool, `Grid`; what lies beyond the raster's edge is 0 and not valid
     "A window of a raster, which may reach beyond it"
-    with open_raster(path) as src:
-        (r0,r1), (c0,c1) = snap_window(bounds, src.transform)
-        rows, cols = (max(r0,0), min(r1,src.height)), (max(c0,0), min(c1,src.width))
-        x, valid = np.zeros((len(bands), r1-r0, c1-c0), src.dtypes[bands[0]-1]), np.zeros((r1-r0, c1-c0), bool)
-        if rows[0]<rows[1] and cols[0]<cols[1]:
-            part, at = Window.from_slices(rows, cols), (slice(rows[0]-r0, rows[1]-r0), slice(cols[0]-c0, cols[1]-c0))
-            x[:, *at] = src.read(bands, window=part)
-            valid[at] = _valid(src, x[:, *at], bands, part, nodata)
-        return x, valid, Grid(src.crs, src.transform*Affine.translation(c0, r0), r1-r0, c1-c0)
+    try: return _read(_opened(str(path), Path(path).stat().st_mtime_ns), bounds, bands, nodata)
+    except (RasterioError, OSError) as e: raise RasterError(f'{path} cannot be read ({e}); the file may be missing or damaged.') from e
 
-# %% ../nbs/03f_imagery.ipynb #6bf88dfc
+@lru_cache(4)
+def _opened(path, mtime): return rasterio.open(path)  # stays open: neighbouring windows share blocks that GDAL has decoded
+
+def _read(src, bounds, bands, nodata):
+    (r0,r1), (c0,c1) = snap_window(bounds, src.transform)
+    rows, cols = (max(r0,0), min(r1,src.height)), (max(c0,0), min(c1,src.width))
+    x, valid = np.zeros((len(bands), r1-r0, c1-c0), src.dtypes[bands[0]-1]), np.zeros((r1-r0, c1-c0), bool)
+    if rows[0]<rows[1] and cols[0]<cols[1]:
+        part, at = Window.from_slices(rows, cols), (slice(rows[0]-r0, rows[1]-r0), slice(cols[0]-c0, cols[1]-c0))
+        x[:, *at] = src.read(bands, window=part)
+        valid[at] = _valid(src, x[:, *at], bands, part, nodata)
+    return x, valid, Grid(src.crs, src.transform*Affine.translation(c0, r0), r1-r0, c1-c0)
+
+# %% ../nbs/03f_imagery.ipynb #7fa456f3
 class LocalRasters:
     "Reader of images on a disk"
     def __init__(self,
@@ -95,14 +103,14 @@ class LocalRasters:
             grid, names = read_grid(path), raster_bands(path, self.band_names)
             self.bands = list(self.bands or names)
             pos = [o+1 for o in band_positions(names, self.bands, path.name)]
-            self.rows.append(dict(path=path, crs=grid.crs, bounds=grid.bounds, bands=pos))
+            self.rows.append(dict(path=path, crs=grid.crs, epsg=grid.crs.to_epsg(), bounds=grid.bounds, bands=pos))
         except MineC2FError as e: self.problems.append(dict(stage='images', id=path.name, error=type(e).__name__, message=str(e)))
 
     def _seen(self, task): # (share of the window shown, row, bounds in the image's CRS), best first
         frame = degree_boxes(frame_of(task))
         for k in self.index.query(frame)[1]:
             row = self.rows[k]
-            there = transform_bounds(task['epsg'], row['crs'], *window_of(task))
+            there = window_of(task) if row['epsg']==task['epsg'] else transform_bounds(task['epsg'], row['crs'], *window_of(task))
             inside = max(0, min(there[2], row['bounds'][2])-max(there[0], row['bounds'][0]))*max(0, min(there[3], row['bounds'][3])-max(there[1], row['bounds'][1]))
             yield inside/((there[2]-there[0])*(there[3]-there[1])), row, there
 

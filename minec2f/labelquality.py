@@ -16,27 +16,27 @@ from .core import *
 from .raster import *
 from .labelnoise import *
 
-# %% ../nbs/03c_labelquality.ipynb #96ccc119
+# %% ../nbs/03c_labelquality.ipynb #a6c86e5d
 Pair = namedtuple('Pair', 'site coarse fine') # text, shapely geometries in metres
 
 def _by_site(layer, by):
     "Site -> its 2-D polygons in degrees"
     gdf = check_polygons(layer, fix=True) if hasattr(layer, 'crs') else read_polygons(layer, fix=True)
-    if by not in gdf: raise PolygonError(f"the layer has the columns {', '.join(gdf)}; {by} was asked for. Name the sites' column (by=…).")
+    if by not in gdf: raise PolygonError(f"the layer has the columns {', '.join(gdf)}; {by} was asked for. Name that of the sites.")
     gdf = gdf[gdf[by].notna()].to_crs(4326)
     return {k: o.force_2d().to_numpy() for k,o in gdf.geometry.groupby(gdf[by].astype(str).str.removesuffix('.0'))}
 
 def _in_metres(polygons, frame):
     "Union of polygons on a map of metres"
-    flat = shapely.transform(polygons, lambda xy: np.stack(frame.transform(*xy.T), 1))
+    flat = shapely.transform(polygons, lambda xy: np.stack(frame(*xy.T), 1))
     parts = shapely.get_parts(shapely.union_all(shapely.make_valid(flat)))
     return shapely.union_all(parts[shapely.get_type_id(parts)==shapely.GeometryType.POLYGON])
 
-# %% ../nbs/03c_labelquality.ipynb #b186905c
+# %% ../nbs/03c_labelquality.ipynb #be6be3c5
 def _pair(site, coarse, fine, close_m):
-    from pyproj import Transformer
+    from pyproj import Proj
     centre = shapely.point_on_surface(fine[0])
-    frame = Transformer.from_crs(4326, f'+proj=laea +lat_0={centre.y} +lon_0={centre.x} +datum=WGS84 +units=m', always_xy=True)
+    frame = Proj(proj='laea', lat_0=centre.y, lon_0=centre.x, datum='WGS84')
     coarse, fine = (_in_metres(o, frame) for o in (coarse, fine))
     return Pair(site, coarse, fine.buffer(close_m).buffer(-close_m) if close_m else fine)
 

@@ -14,7 +14,7 @@ from scipy.spatial import distance
 
 from .core import *
 
-# %% ../nbs/15_shift.ipynb #c73c1ada
+# %% ../nbs/15_shift.ipynb #83fecfc5
 def _rows(x): return np.asarray(x, np.float64).reshape(len(x), -1)
 
 def check_samples(
@@ -29,7 +29,8 @@ def check_samples(
         if len(o)<least: raise DatasetError(f'{name} has {len(o)} row(s), at least {least} are needed; draw from more images.')
         bad = ~np.isfinite(o)
         if bad.any():
-            raise DatasetError(f'{name} holds {bad.sum()} value(s) that are not finite, in column(s) {first_few(np.flatnonzero(bad.any(0)))}; '
+            columns = first_few(np.flatnonzero(bad.any(0)))
+            raise DatasetError(f'{name} holds {bad.sum()} value(s) that are not finite, in column(s) {columns}; '
                                'leave out pixels without data, and look at the network that made such features.')
     if both[0].shape[1]==both[1].shape[1]: return both
     raise DatasetError(f'{names[0]} has {both[0].shape[1]} column(s), {names[1]} {both[1].shape[1]}; take the same bands or features.')

@@ -7,8 +7,8 @@ __all__ = ['GDAL_HTTP', 'COMPOSITES', 'scene_radiometry', 'common_dn', 'asset_ke
            'window_geobox', 'Sight', 'merge_quality', 'least_cloudy', 'median_composite', 'StacReader',
            'build_coarse_dataset']
 
-# %% ../nbs/04a_stac.ipynb #cd41aabd
-import re, warnings
+# %% ../nbs/04a_stac.ipynb #f4b755f0
+import logging, re, warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def common_dn(
                           'applied, which must be wrong. Say so: offset_applied=True.')
     return np.where(there, np.clip(value, 1, 65535), 0).astype(np.uint16)
 
-# %% ../nbs/04a_stac.ipynb #077dee81
+# %% ../nbs/04a_stac.ipynb #54b166c3
 GDAL_HTTP = dict(GDAL_DISABLE_READDIR_ON_OPEN='EMPTY_DIR', GDAL_HTTP_MAX_RETRY=3, GDAL_HTTP_RETRY_DELAY=.5, GDAL_HTTP_TIMEOUT=60,
                  GDAL_HTTP_CONNECTTIMEOUT=20, GDAL_HTTP_MERGE_CONSECUTIVE_RANGES='YES')
 
@@ -83,6 +83,7 @@ def read_assets(
 )->np.ndarray: # (C,h,w) DN; raises `NetworkError`, `RasterError`
     "A window of some assets of a scene"
     import odc.stac
+    logging.getLogger('odc.loader').setLevel(logging.CRITICAL)  # what goes wrong is raised here, by name
     try:
         with rasterio.Env(**GDAL_HTTP):
             data = odc.stac.load([item], bands=keys, geobox=geobox, groupby='id', resampling=resampling, stac_cfg=_metadata(item, keys, product))

@@ -5,10 +5,13 @@ from scipy import ndimage, stats
 from scipy.spatial.distance import cdist
 
 from minec2f.attention import CBAM
+from minec2f.binned import *
 from minec2f.boundary import *
+from minec2f.calibration import brier, confidence_and_hit, ece
 from minec2f.contour import contour_distance
 from minec2f.distill import *
 from minec2f.losses import *
+from minec2f.evaluate import macro
 from minec2f.losses import _structural
 from minec2f.metrics import Confusion
 from minec2f.noisy import *
@@ -196,6 +199,76 @@ def test_mmd_against_scikit_learn():
     x, z = rng.normal(size=(40,5)), rng.normal(size=(30,5))+.5
     xx, zz, xz = (rbf_kernel(a, b, gamma=1/(2*1.7**2)) for a,b in ((x,x), (z,z), (x,z)))
     close(mmd2(x, z, 1.7), (xx.sum()-40)/(40*39)+(zz.sum()-30)/(30*29)-2*xz.mean(), 1e-12)
+
+def test_multi_scale_mmd_by_hand():
+    rng = np.random.default_rng(0)
+    x, z = rng.normal(size=(12,3)), rng.normal(size=(9,3))+.5
+    def k(a, b, s): return np.exp(-((a-b)**2).sum()/(2*s*s))
+    def unbiased(s):
+        xx, zz = (np.mean([k(a, b, s) for i,a in enumerate(o) for j,b in enumerate(o) if i!=j]) for o in (x, z))
+        return xx+zz-2*np.mean([k(a, b, s) for a in x for b in z])
+    close(mmd2(x, z, scales=SCALES), sum(unbiased(o*median_distance(x, z)) for o in (.25,.5,1,2,4)), 1e-12)
+    many = relabel(12, 9, 5)
+    for o in many: close(mmd2_of(kernel_matrix(x, z, 1.), o), mmd2(np.r_[x,z][o], np.r_[x,z][~o], 1.), 1e-12)
+
+def test_mmd_test_against_scipy():
+    rng = np.random.default_rng(0)
+    x, z = rng.normal(size=(25,2)), rng.normal(size=(20,2))+.35
+    kernel = kernel_matrix(x, z)
+    def statistic(i, j): return mmd2_of(kernel, np.isin(np.arange(45), i.astype(int)))
+    theirs = stats.permutation_test((np.arange(25.), np.arange(25., 45.)), statistic, n_resamples=4000, alternative='greater', rng=1)
+    ours = mmd_test(x, z, times=4000, seed=2)
+    close(ours[0], theirs.statistic, 1e-12); close(ours[1], theirs.pvalue, .02)
+
+@pytest.mark.parametrize('n', [50, 3000])
+def test_binned_density_against_scipy(n):
+    rng = np.random.default_rng(n)
+    v = np.concatenate([rng.normal(.1, .02, n), rng.gamma(3, .05, n//2)])
+    at, exact = cell_centres(-.5, 1.5, 2**14)[::64], stats.gaussian_kde(v)
+    got = row_densities(sum(bin_row(o, -.5, 1.5) for o in np.array_split(v, 3)), -.5, 1.5)[::64]
+    assert abs(got-exact(at)).max()<1e-3*exact(at).max()
+    whole = row_densities(bin_row(v, -.5, 1.5), -.5, 1.5)
+    close(whole.sum()*2/2**14, 1, 1e-6)
+
+def test_calibration_against_torchmetrics():
+    tm = pytest.importorskip('torchmetrics.functional.classification')
+    rng = np.random.default_rng(0)
+    logits, y = torch.from_numpy(rng.normal(size=(4,3,20,20))*2), torch.from_numpy(rng.integers(0, 3, (4,20,20)))
+    y[:, :4] = 255
+    p = logits.softmax(1)
+    for bins in (5, 15):
+        theirs = tm.multiclass_calibration_error(p.float(), y, 3, bins, 'l1', ignore_index=255)
+        close(ece(*confidence_and_hit(p, y, None, axis=1), bins=bins), theirs, 1e-5)
+        for c in range(3):
+            theirs = tm.binary_calibration_error(p[:,c].float(), torch.where(y==255, 255, (y==c).long()), bins, 'l1', ignore_index=255)
+            close(ece(*confidence_and_hit(p, y, c, axis=1), bins=bins), theirs, 1e-5)
+    from sklearn.metrics import brier_score_loss
+    said, hit = confidence_and_hit(p, y, 1, axis=1)
+    close(brier(said, hit), brier_score_loss(hit, said), 1e-9)
+
+def test_macro_against_torchmetrics():
+    "Means over images, with our conventions for empty masks made explicit"
+    tm = pytest.importorskip('torchmetrics.functional.classification')
+    import pandas as pd
+    rng = np.random.default_rng(0)
+    pairs = [(blobs(rng), blobs(rng)) for _ in range(5)] + [(np.zeros((8,8), int),)*2, (np.zeros((8,8), int), np.ones((8,8), int))]
+    table = pd.DataFrame([dict(id=str(i), site=str(i%2), confusion=Confusion().add(p, t)) for i,(p,t) in enumerate(pairs)])
+    ours = macro(table, 'id')
+    close(ours['iou'], np.mean([tm.binary_jaccard_index(*(torch.from_numpy(o) for o in pair)).item() for k,pair in enumerate(pairs) if k!=5]))
+    has_truth, has_pred = ([k for k,o in enumerate(pairs) if o[i].any()] for i in (1,0))
+    for k,f,known in (('precision', tm.binary_precision, has_pred), ('recall', tm.binary_recall, has_truth)):
+        close(ours[k], np.mean([f(*(torch.from_numpy(o) for o in pairs[i])).item() for i in known])); assert ours[f'n_{k}']==len(known)
+    assert ours['empty']==1
+
+def test_ignore_outline_by_hand():
+    rng = np.random.default_rng(0)
+    t = blobs(rng, (20,24), 3); t[:3] = 255
+    got = ignore_outline(t, 2.5)
+    at = {c: np.argwhere((t!=c)&(t!=255)) for c in range(3)}
+    for i,j in np.argwhere(t<255):
+        near = np.hypot(*(at[t[i,j]]-(i,j)).T).min()-.5<2.5
+        assert got[i,j]==(255 if near else t[i,j])
+    assert (got[t==255]==255).all()
 
 # What must not matter
 
