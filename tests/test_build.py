@@ -8,9 +8,10 @@ from rasterio.transform import from_origin
 from shapely.geometry import box
 
 from minec2f.archive import synth_archive
-from minec2f.build import build_chips, load_source, make_chip, try_task
+from minec2f.build import build_chips, load_source, try_task
 from minec2f.chips import load_index
 from minec2f.core import NetworkError
+from minec2f.cut import make_chip
 from minec2f.fileserver import Fault, serve
 from minec2f.imagery import LocalRasters, snap_window
 from minec2f.plan import plan_tasks, window_of
@@ -56,7 +57,7 @@ def build_local(scenes, out, **kwargs): return build_chips(scenes/'mines.gpkg', 
 def test_killed_build_resumes_to_the_same_files(scenes, tmp_path):
     build_local(scenes, tmp_path/'whole')
     code = f'''if __name__=='__main__':
-        from minec2f.build import build_chips, load_source, make_chip, try_task
+        from minec2f.build import build_chips, load_source, try_task
         build_chips({str(scenes/'mines.gpkg')!r}, {str(scenes/'scenes')!r}, {str(tmp_path/'killed')!r}, source='other', margin_m=300, progress=False)'''
     kills = 0
     for wanted in (1, 20, 40):
@@ -74,14 +75,10 @@ def test_killed_build_resumes_to_the_same_files(scenes, tmp_path):
     assert all((tmp_path/'killed'/'rows'/k).stat().st_mtime_ns==v for k,v in done.items()), 'finished chips were made again'
 
 
-@pytest.mark.parametrize('engine', ['local','ray'])
-def test_engines_make_the_same_bytes(archive, tmp_path, engine):
-    if engine=='ray': ray = pytest.importorskip('ray')
+def test_processes_make_the_same_bytes(archive, tmp_path):
+    "(Ray, too: nbs/build_dataset.ipynb)"
     with serve(archive) as server:
-        catalog = f'{server.url}/catalog.json'
-        one = build_coarse_dataset(archive/'polygons.gpkg', catalog, tmp_path/'one', **OPTIONS)
-        many = build_coarse_dataset(archive/'polygons.gpkg', catalog, tmp_path/'many', engine=engine, workers=2, **OPTIONS)
-    if engine=='ray': ray.shutdown()
+        one, many = (build_coarse_dataset(archive/'polygons.gpkg', f'{server.url}/catalog.json', tmp_path/str(k), workers=k, **OPTIONS) for k in (0,2))
     assert len(one.index)>5 and files(one.folder)==files(many.folder)
     pd.testing.assert_frame_equal(one.index, many.index)
 
@@ -156,7 +153,7 @@ def test_speed_beside_bare_reads(tmp_path):
 @pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='the peak memory of a process is read from /proc')
 def test_memory_does_not_grow_with_the_scene(tmp_path):
     local_scenes(tmp_path, n=1, side=10980)
-    code = f'''from minec2f.build import build_chips, load_source, make_chip, try_task
+    code = f'''from minec2f.build import build_chips, load_source, try_task
 built = build_chips({str(tmp_path/'mines.gpkg')!r}, {str(tmp_path/'scenes')!r}, {str(tmp_path/'out')!r}, source='other', margin_m=300, progress=False)
 print(len(built.index), next(o.split()[1] for o in open('/proc/self/status') if o.startswith('VmHWM')))'''
     n, kilobytes = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split()
