@@ -64,7 +64,7 @@ def _ray(tasks, work, workers, progress):
 
 ENGINES = dict(local=_local, ray=_ray)
 
-# %% ../nbs/03i_build.ipynb #dbb219a3
+# %% ../nbs/03i_build.ipynb #c04d73cb
 Built = namedtuple('Built', 'folder index errors') # errors: stage ('polygons', 'images', 'chips'), id, error, message, attempts
 
 def _is_done(task, out):
@@ -85,7 +85,7 @@ def run_tasks(
     out:str|Path,       # Dataset folder
     card:dict,          # Plain values: what the dataset is made of, and how
     errors:list=(),     # Rows of the error table from before
-    workers:int=0,      # Processes; 0: this one
+    workers:int=0,      # Processes; 0: this one. More are started afresh: a script needs the usual `if __name__=='__main__':`
     engine:str='local', # 'local' or 'ray'
     retries:int=3,      # As in `try_task`
     wait_s:float=1.,    # As in `try_task`, s

@@ -1,6 +1,9 @@
 "The main notebooks end to end under papermill: on synthetic data, on real data, on a GPU."
 import json, nbformat, papermill, pytest, rasterio
 
+from minec2f.chips import load_index
+from minec2f.splits import site_split
+
 SMALL = dict(methods='minec2f,finetune')
 
 def run(repo, out, monkeypatch, **parameters):
@@ -46,9 +49,11 @@ def test_predict(repo, default, tmp_path, monkeypatch):
         assert (tmp_path/'maps'/f'{name}.gpkg').exists() and (tmp_path/'maps'/f'{name}.png').exists()
 
 def test_parameters_change_the_result(repo, default, tmp_path, monkeypatch):
-    "Without weight on distillation the method is fine-tuning, chip for chip; with it, on the same teacher, it is not"
-    before, _ = default
-    after = run(repo, tmp_path/'p', monkeypatch, lambda_f=0., lambda_p=0., **SMALL)
+    """Without weight on distillation the method is fine-tuning, chip for chip; with it, on the same teacher, it is not. A table that has a split keeps it,
+    whatever test_share says"""
+    before, out = default
+    site_split(load_index(out/'data'), .2, .3)[['id','site','domain','split']].to_csv(out/'data'/'own.csv', index=False)
+    after = run(repo, tmp_path/'p', monkeypatch, lambda_f=0., lambda_p=0., data=str(out/'data'), table='own.csv', test_share=.6, **SMALL)
     assert after['config']['lambda_f']==0
     assert chips(after, 'teacher')==chips(before, 'teacher')
     assert chips(after, 'minec2f')==chips(after, 'finetune')==chips(before, 'finetune')
