@@ -6,12 +6,12 @@
 __all__ = ['differences', 'overlay_rgba', 'enlarge', 'chip_picture', 'png_bytes', 'counts', 'ChipViews', 'default_rgb',
            'legend_html', 'Explorer', 'explore']
 
-# %% ../nbs/16a_explore.ipynb #66b5ade2
+# %% ../nbs/16a_explore.ipynb #0e29bb1a
 import copy, html, io
 
 import ipywidgets as widgets, numpy as np, pandas as pd
 from fastcore.basics import patch
-from functools import lru_cache, reduce
+from functools import reduce
 from matplotlib.colors import to_rgba
 from operator import add
 from PIL import Image
@@ -46,10 +46,8 @@ def overlay_rgba(
     if outline: mask = inner_strip(mask, np.ones_like(mask), outline, border='ignore')
     return mask[..., None]*np.float32(to_rgba(colour, opacity))
 
-# %% ../nbs/16a_explore.ipynb #521f1aa4
-def enlarge(x:np.ndarray, zoom:int)->np.ndarray:
-    "Every pixel of (H,W,…) as `zoom` x `zoom` pixels"
-    return x.repeat(zoom, 0).repeat(zoom, 1)
+# %% ../nbs/16a_explore.ipynb #915d1477
+def enlarge(x:np.ndarray, zoom:int)->np.ndarray: return x.repeat(zoom, 0).repeat(zoom, 1)
 
 def chip_picture(
     x:np.ndarray,         # (C,H,W) numbers of the bands, NaN where not valid
@@ -69,10 +67,8 @@ def chip_picture(
         img = img*(1-over[..., 3:])+over[..., :3]*over[..., 3:]
     return np.rint(255*img).astype(np.uint8)
 
-def png_bytes(
-    img:np.ndarray, # (H,W,3) uint8
-)->bytes: # A PNG file
-    "A picture as a browser takes it"
+def png_bytes(img:np.ndarray)->bytes:
+    "(H,W,3) uint8 as a PNG file, which is what a browser takes"
     f = io.BytesIO()
     Image.fromarray(img).save(f, 'PNG', compress_level=1)
     return f.getvalue()
@@ -88,29 +84,10 @@ def counts(
 def _line(confusion, boundary=np.nan):
     return dict(IoU=confusion.iou[1], precision=confusion.precision[1], recall=confusion.recall[1], **{'boundary F': boundary})
 
-# %% ../nbs/16a_explore.ipynb #d74557b2
+# %% ../nbs/16a_explore.ipynb #6b155210
 _NONE, _COARSE, _FINE, _ERRORS = 'none', 'coarse outline', 'fine mask', ': errors'
 _SPARE = '#009E73', '#CC79A7', '#56B4E9', '#E69F00'
 
-class ChipViews:
-    "Pixels, labels and predictions of the chips of an index, each computed once"
-    def __init__(self,
-        index:pd.DataFrame,    # From `load_index`
-        bundles:dict=None,     # Name -> loaded bundle
-        coarse=None,           # GeoDataFrame of coarse outlines for all chips; those the index names where None
-        band_names:list=None,  # What the files' layers are, where they do not say
-        tolerance_m:float=20., # Of the boundary score, metres
-        **options,             # Of `predict_array`: overlap, size, bs, device
-    ): # Raises `DatasetError` for an index without chips or files
-        self.rows, self.coarse, self.band_names, self.tolerance_m, self.options = _rows(index), coarse, band_names, tolerance_m, options
-        self.bundles = {k: _as_used(v) for k,v in (bundles or {}).items()}
-        self.n_classes = max((len(o.classes) for o in self.bundles.values()), default=IGNORE)
-        spare = {k: COLOURS.get(k, _SPARE[i%len(_SPARE)]) for i,k in enumerate(self.bundles)}
-        self.colours = {_COARSE: COLOURS['coarse'], _FINE: COLOURS['fine'], 'not known': '#dddddd'} | spare
-        self.known = {}
-        self.pixels, self.truth = lru_cache(8)(self._pixels), lru_cache(None)(self._truth)
-
-# %% ../nbs/16a_explore.ipynb #a422cda4
 def _rows(index):
     if not len(index): raise DatasetError('the index has no chips; at least one was expected. Check how it was filtered.')
     missing = [o for o in ('id','site','image','mask','polygons') if o not in index]
@@ -122,22 +99,42 @@ def _as_used(bundle):
     bundle.model = plain(bundle.model)
     return bundle
 
-# %% ../nbs/16a_explore.ipynb #9a54ddd0
-@patch
-def names(self:ChipViews, i:int)->list:
-    "Band names of chip `i`"
-    return raster_bands(self.rows[i]['image'], self.band_names)
+# %% ../nbs/16a_explore.ipynb #484f67fc
+class ChipViews:
+    "Labels and predictions of the chips of an index, by the chip's place `i` in `rows` and by name"
+    def __init__(self,
+        index:pd.DataFrame,    # From `load_index`
+        bundles:dict=None,     # Name -> loaded bundle
+        coarse=None,           # GeoDataFrame of coarse outlines for all chips; those the index names where None
+        band_names:list=None,  # What the files' layers are, where they do not say
+        tolerance_m:float=20., # Distance at which an outline still counts as right, metres
+        **options,             # Of `predict_array`: overlap, size, bs, device
+    ): # Raises `DatasetError` for an index without chips or files
+        self.rows, self.coarse, self.band_names, self.tolerance_m, self.options = _rows(index), coarse, band_names, tolerance_m, options
+        self.bundles, self.known = {k: _as_used(v) for k,v in (bundles or {}).items()}, {}
+        self.n_classes = max((len(o.classes) for o in self.bundles.values()), default=IGNORE)
+        own = {k: COLOURS.get(k, _SPARE[i%len(_SPARE)]) for i,k in enumerate(self.bundles)}
+        self.colours = {_COARSE: COLOURS['coarse'], _FINE: COLOURS['fine'], 'not known': '#dddddd'} | own
 
-@patch
-def _pixels(self:ChipViews, i, rgb):
-    dn, valid, _ = read_chip(self.rows[i]['image'], list(rgb), None, self.band_names)
-    return np.where(valid, dn, np.float32(np.nan))
+    def names(self, i): return raster_bands(self.rows[i]['image'], self.band_names)
+    def has_outline(self, i): return self.coarse is not None or self.rows[i]['polygons']!=''
+    def pixels(self, i, rgb):
+        dn, valid, _ = read_chip(self.rows[i]['image'], rgb, None, self.band_names)
+        return np.where(valid, dn, np.float32(np.nan))
 
+# %% ../nbs/16a_explore.ipynb #17912332
 @patch
-def _truth(self:ChipViews, i):
+def truth(self:ChipViews, i:int)->np.ndarray:
+    "(H,W) labels of the fine mask, 255 where unknown; raises `DatasetError` where there is none"
     row = self.rows[i]
     if row['mask']: return read_label({**row, 'polygons': ''}, read_grid(row['image']), None, self.n_classes)
     raise DatasetError(f"{row['id']} has no fine mask; there is nothing to show or to measure against.")
+
+@patch
+def score(self:ChipViews, i:int, name:str)->np.ndarray:
+    "(H,W) probability of mine by a bundle or 'coarse outline', NaN where not valid"
+    if (i,name) not in self.known: self.known[i,name] = self._outline(i) if name==_COARSE else self._probability(i, name)
+    return self.known[i,name]
 
 @patch
 def _outline(self:ChipViews, i):
@@ -151,61 +148,37 @@ def _probability(self:ChipViews, i, name):
     logits, valid = predict_array(self.bundles[name], self.rows[i]['image'], band_names=self.band_names, **self.options)
     return np.where(valid, 1-softmax(logits, axis=0)[0], np.nan)
 
-# %% ../nbs/16a_explore.ipynb #0a999ae1
+# %% ../nbs/16a_explore.ipynb #6ea4473a
 @patch
-def has_outline(self:ChipViews, i:int)->bool:
-    "Do coarse outlines belong to chip `i`?"
-    return self.coarse is not None or self.rows[i]['polygons']!=''
+def drawn(self:ChipViews, i:int, name:str, threshold:float=.5)->np.ndarray:
+    "(H,W) bool: where the probability is above the threshold"
+    return self.score(i, name)>(.5 if name==_COARSE else threshold)
 
 @patch
-def score(self:ChipViews,
-    i:int,    # Chip
-    name:str, # A bundle, or 'coarse outline'
-)->np.ndarray: # (H,W) probability of mine, NaN where not valid; raises `DatasetError`, `BundleError`, …
-    "What a model makes of a chip, computed at the first call"
-    if (i,name) not in self.known: self.known[i,name] = self._outline(i) if name==_COARSE else self._probability(i, name)
-    return self.known[i,name]
+def compared(self:ChipViews, i:int, name:str, threshold:float=.5)->tuple:
+    "Prediction and truth, which is 255 where either is unknown"
+    return self.drawn(i, name, threshold), np.where(np.isnan(self.score(i, name)), IGNORE, self.truth(i))
 
 @patch
-def compared(self:ChipViews,
-    i:int,              # Chip
-    name:str,           # A bundle, or 'coarse outline'
-    threshold:float=.5, # A mine is where the probability is above this
-)->tuple: # (prediction, truth): (H,W) bool, (H,W) labels with 255 where either is unknown
-    "A prediction and what it is measured against"
-    p = self.score(i, name)
-    return p>(.5 if name==_COARSE else threshold), np.where(np.isnan(p), IGNORE, self.truth(i))
+def overlays(self:ChipViews)->list:
+    "Names that `layers` takes"
+    coarse, fine = any(map(self.has_outline, range(len(self.rows)))), any(o['mask'] for o in self.rows)
+    models = [*self.bundles, *[_COARSE]*coarse]
+    return [_NONE, *[_COARSE]*coarse, *[_FINE]*fine, *self.bundles, *(f'{o}{_ERRORS}' for o in models if fine)]
 
 @patch
-def overlays(self:ChipViews)->list: # Names that `layers` takes
-    "All that can be laid over a chip"
-    labels = [_COARSE]*any(map(self.has_outline, range(len(self.rows)))) + [_FINE]*any(o['mask'] for o in self.rows)
-    shown = [_COARSE]*(_COARSE in labels) + [*self.bundles]
-    return [_NONE, *labels, *self.bundles, *(f'{o}{_ERRORS}' for o in shown if _FINE in labels)]
-
-# %% ../nbs/16a_explore.ipynb #f110fb27
-@patch
-def layers(self:ChipViews,
-    i:int,              # Chip
-    overlay:str,        # One of `overlays`
-    threshold:float=.5, # For models
-)->dict: # Name -> (mask, colour), as `chip_picture` takes them; raises as `score`
-    "Masks of an overlay"
+def layers(self:ChipViews, i:int, overlay:str, threshold:float=.5)->dict:
+    "Name -> (mask, colour) of an overlay, as `chip_picture` takes them"
     name = overlay.removesuffix(_ERRORS)
-    if overlay==_NONE: return {}
-    if name!=overlay:
-        parts = differences(*self.compared(i, name, threshold))
-        return {k: (v, COLOURS.get(k.replace(' ', '_'), self.colours['not known'])) for k,v in parts.items()}
-    if name==_FINE: masks = {_FINE: (self.truth(i)>0) & (self.truth(i)<IGNORE), 'not known': self.truth(i)==IGNORE}
-    else: masks = {name: self.score(i, name)>(.5 if name==_COARSE else threshold)}
-    return {k: (v, self.colours[k]) for k,v in masks.items()}
+    if overlay==_NONE: masks = {}
+    elif overlay!=name: masks = differences(*self.compared(i, name, threshold))
+    elif name==_FINE: masks = {_FINE: (self.truth(i)>0) & (self.truth(i)!=IGNORE), 'not known': self.truth(i)==IGNORE}
+    else: masks = {name: self.drawn(i, name, threshold)}
+    return {k: (v, self.colours.get(k) or COLOURS[k.replace(' ', '_')]) for k,v in masks.items()}
 
-# %% ../nbs/16a_explore.ipynb #c8b25f51
+# %% ../nbs/16a_explore.ipynb #50d31149
 @patch
-def site_chips(self:ChipViews,
-    i:int,    # Chip
-    name:str, # A bundle, or 'coarse outline'
-)->list: # Chips
+def site_chips(self:ChipViews, i:int, name:str)->list:
     "Chips of the same site on which a model can be measured"
     return [j for j,o in enumerate(self.rows) if o['site']==self.rows[i]['site'] and o['mask'] and (name!=_COARSE or self.has_outline(j))]
 
@@ -223,31 +196,32 @@ def table(self:ChipViews,
         f = boundary_f(pred, np.where(truth==IGNORE, IGNORE, truth>0), self.tolerance_m, spacing)
         lines[name, 'chip'] = _line(counts(pred, truth), f)
         chips = self.site_chips(i, name) if site else []
-        if site: lines[name, f'site ({len(chips)})'] = _line(reduce(add, (counts(*self.compared(j, name, threshold)) for j in chips)))
+        if chips: lines[name, f'site ({len(chips)})'] = _line(reduce(add, (counts(*self.compared(j, name, threshold)) for j in chips)))
     return pd.DataFrame(lines).T
 
-# %% ../nbs/16a_explore.ipynb #925c8668
-def _control(kind, text, tip, **kw):
-    return kind(description=text, tooltip=tip, style=dict(description_width='6.5em'), layout=dict(width='25em'), **kw)
-
-def _share(text, tip, value, step): return _control(widgets.FloatSlider, text, tip, value=value, min=0, max=1, step=step)
-
-def default_rgb(
-    names:list, # Band names of an image
-)->list: # Three of them
-    "Red, green and blue where they are there, or the first bands"
+# %% ../nbs/16a_explore.ipynb #ca81d37b
+def default_rgb(names:list)->list:
+    "Red, green and blue of an image where they are there, or its first bands"
     colours = ['red','green','blue']
     if {*colours} <= {common_name(o) for o in names}: return [names[o] for o in band_positions(names, colours)]
     return (names*3)[:3]
 
-def legend_html(
-    layers:dict, # Name -> (mask, colour)
-)->str: # HTML
+def legend_html(layers:dict)->str:
     "Names, colours and pixels of what is laid over a picture"
     entry = '<span style="white-space:nowrap"><span style="color:{1}">&#9632;</span> {0}: {2} px</span>'
     return ' &ensp; '.join(entry.format(html.escape(k), colour, int(mask.sum())) for k,(mask,colour) in layers.items())
 
-# %% ../nbs/16a_explore.ipynb #b1cac905
+def _control(kind, text, tip, width='21em', **kw):
+    return kind(description=text, tooltip=tip, style=dict(description_width='5.5em'), layout=dict(width=width), **kw)
+
+def _share(text, tip, step): return _control(widgets.FloatSlider, text, tip, value=.5, min=0, max=1, step=step)
+def _tick(text, tip): return _control(widgets.Checkbox, text, tip, value=False)
+def _button(text, move):
+    res = widgets.Button(description=text, tooltip=f'{text} chip', layout=dict(width='7.5em'))
+    res.on_click(lambda _: move())
+    return res
+
+# %% ../nbs/16a_explore.ipynb #f0ad104f
 class Explorer:
     "Widgets that say what is shown of a `ChipViews`"
     def __init__(self,
@@ -256,27 +230,18 @@ class Explorer:
         side:int=512,     # Of the picture, px
     ): # Raises `BandError` where the first chip has no such band
         self.views, self.side, self.notes, self.drawing = views, side, {}, False
-        self._choices(); self._bands(rgb); self._sliders()
-        self.title, self.legend, self.scores, self.message = (widgets.HTML() for _ in range(4))
+        self._bands(rgb); self._controls()
+        self.previous, self.next = _button('Previous', lambda: self.step(-1)), _button('Next', lambda: self.step(1))
+        self.title, self.legend, self.scores, self.message = (widgets.HTML(layout=dict(max_width=f'{side}px')) for _ in range(4))
         self.picture = widgets.Image(format='png', layout=dict(width=f'{side}px', max_width='100%', object_fit='contain'))
+        self.settings = [self.chip, *self.rgb, self.stretch, self.overlay, self.outline, self.threshold, self.opacity, self.every, self.site]
         self.ui = self._arranged()
         for o in self.settings: o.observe(self.draw, 'value')
         self.draw()
 
     def _repr_mimebundle_(self, **kwargs): return self.ui._repr_mimebundle_(**kwargs)
 
-@patch
-def _choices(self:Explorer):
-    rows = [(f"{o['site']} | {o['id']}", i) for i,o in enumerate(self.views.rows)]
-    self.chip = _control(widgets.Dropdown, 'Site | chip', 'Which chip is shown', options=rows)
-    self.overlay = _control(widgets.Dropdown, 'Overlay', 'What is laid over it', options=self.views.overlays())
-    self.outline = _control(widgets.Checkbox, 'only outlines', 'Draw areas, or only their outlines', value=False)
-    self.every = _control(widgets.Checkbox, 'numbers of all models', 'Not only of what is laid over', value=False)
-    self.site = _control(widgets.Checkbox, 'numbers of the whole site', 'Predicts all chips of the site once', value=False)
-    self.previous, self.next = (widgets.Button(description=o, tooltip=f'{o} chip') for o in ('Previous','Next'))
-    self.previous.on_click(lambda _: self.step(-1)); self.next.on_click(lambda _: self.step(1))
-
-# %% ../nbs/16a_explore.ipynb #f67fea48
+# %% ../nbs/16a_explore.ipynb #19bde0ba
 @patch
 def _bands(self:Explorer, rgb):
     names = self.views.names(0)
@@ -285,30 +250,28 @@ def _bands(self:Explorer, rgb):
                 for o,v in zip(('Red','Green','Blue'), found)]
 
 @patch
-def _sliders(self:Explorer):
+def _controls(self:Explorer):
+    rows = [(f"{o['site']} | {o['id']}", i) for i,o in enumerate(self.views.rows)]
+    self.chip = _control(widgets.Dropdown, 'Site | chip', 'Which chip is shown', options=rows)
     self.stretch = _control(widgets.FloatRangeSlider, 'Stretch %', 'Percentiles shown as black and white', value=(2,98), min=0, max=100,
                             step=.5, readout_format='.1f')
-    self.threshold = _share('Threshold', 'A mine is where the probability is above this', .5, .01)
-    self.opacity = _share('Opacity', 'Of what is laid over', .5, .05)
-
-@patch(as_prop=True)
-def settings(self:Explorer)->list:
-    "All widgets that hold a choice, in the order of the Tab key"
-    return [self.chip, *self.rgb, self.stretch, self.overlay, self.outline, self.threshold, self.opacity, self.every, self.site]
+    self.overlay = _control(widgets.Dropdown, 'Overlay', 'What is laid over it', options=self.views.overlays())
+    self.threshold, self.opacity = _share('Threshold', 'A mine is where the probability is above this', .01), _share('Opacity', 'Of the overlay', .05)
+    self.outline = _tick('only outlines', 'Draw outlines instead of areas')
+    self.every = _tick('numbers of all models', 'Not only of the one in the overlay')
+    self.site = _tick('numbers of the site', 'Predicts all chips of the site, once')
 
 @patch
 def _arranged(self:Explorer):
     chip, *others = self.settings
-    panel = widgets.VBox([chip, widgets.HBox([self.previous, self.next]), *others, self.scores])
-    shown = widgets.VBox([self.title, self.picture, self.legend, self.message], layout=dict(max_width='100%'))
-    return widgets.HBox([shown, panel], layout=dict(flex_flow='row wrap'))
+    panel = widgets.VBox([chip, widgets.HBox([self.previous, self.next], layout=dict(margin='0 0 0 5.5em')), *others])
+    shown = widgets.VBox([self.title, self.picture, self.legend], layout=dict(max_width='100%'))
+    return widgets.VBox([widgets.HBox([shown, panel], layout=dict(flex_flow='row wrap')), self.scores, self.message])
 
-# %% ../nbs/16a_explore.ipynb #39fe35f0
+# %% ../nbs/16a_explore.ipynb #b0e60513
 @patch
-def step(self:Explorer,
-    n:int, # Chips to go on by; -1 goes back
-):
-    "Show another chip; after the last comes the first"
+def step(self:Explorer, n:int):
+    "Show the chip `n` further on; after the last comes the first"
     self.chip.index = (self.chip.index+n) % len(self.views.rows)
 
 @patch
@@ -333,7 +296,7 @@ def _offer_bands(self:Explorer, i):
         kept = o.value
         if list(o.options)!=names: o.options, o.value = names, kept if kept in names else usual
 
-# %% ../nbs/16a_explore.ipynb #f895973a
+# %% ../nbs/16a_explore.ipynb #1fae41b9
 @patch
 def _draw(self:Explorer, i):
     self._try(None, self._offer_bands, i)
@@ -355,7 +318,7 @@ def _title(self:Explorer, i):
 @patch
 def _picture(self:Explorer, i, layers):
     rgb = [o.value for o in self.rgb]
-    x = self.views.pixels(i, tuple(rgb))
+    x = self.views.pixels(i, rgb)
     return chip_picture(x, rgb, rgb, self.stretch.value, layers, self.opacity.value, self.outline.value, self.side)
 
 # %% ../nbs/16a_explore.ipynb #53a32f4b

@@ -49,7 +49,7 @@ def common_dn(
                           'applied, which must be wrong. Say so: offset_applied=True.')
     return np.where(there, np.clip(value, 1, 65535), 0).astype(np.uint16)
 
-# %% ../nbs/04a_stac.ipynb #54b166c3
+# %% ../nbs/04a_stac.ipynb #d4d60d62
 GDAL_HTTP = dict(GDAL_DISABLE_READDIR_ON_OPEN='EMPTY_DIR', GDAL_HTTP_MAX_RETRY=3, GDAL_HTTP_RETRY_DELAY=.5, GDAL_HTTP_TIMEOUT=60,
                  GDAL_HTTP_CONNECTTIMEOUT=20, GDAL_HTTP_MERGE_CONSECUTIVE_RANGES='YES')
 
@@ -89,6 +89,8 @@ def read_assets(
             data = odc.stac.load([item], bands=keys, geobox=geobox, groupby='id', resampling=resampling, stac_cfg=_metadata(item, keys, product))
         return np.stack([data[k].values[0] for k in keys])
     except rasterio.errors.RasterioError as e: raise _named(e, item) from e
+    except (OverflowError, ValueError, TypeError) as e:
+        raise RasterError(f'scene {item.id} cannot be read ({e}); what the catalogue says of its files (nodata, type, grid) must be wrong.') from e
 
 def _named(e, item):
     gone = re.search(r'response code: 4(?!08|29)\d\d|No such file|not recognized as being in a supported', str(e))

@@ -1,5 +1,5 @@
 "Building datasets: killed and resumed, on three engines, from bad servers, fast and small"
-import json, signal, subprocess, sys, time
+import json, shutil, signal, subprocess, sys, time
 from functools import partial
 from pathlib import Path
 
@@ -164,3 +164,51 @@ def test_built_folder_is_a_dataset(scenes, tmp_path):
     built = build_local(scenes, tmp_path/'out')
     index = load_index(tmp_path/'out')
     assert index['id'].tolist()==built.index['id'].tolist() and (index['mask']!='').all() and (index['polygons']=='').all()
+
+
+def edited(archive, folder, edit):
+    "A copy of an archive in which every item has been edited: `edit(item, folder of its files)`"
+    shutil.copytree(archive, folder)
+    for path in folder.glob('sentinel-2-l2a/*/*.json'):
+        item = json.loads(path.read_text())
+        edit(item, path.parent)
+        path.write_text(json.dumps(item))
+    return folder
+
+
+def without_nir(item, files): del item['assets']['nir']
+
+
+def without_crs(item, files):
+    "Neither the catalogue nor the files know where they are"
+    for o in [item['properties'], *item['assets'].values()]:
+        for k in [k for k in o if k.startswith('proj:')]: del o[k]
+    for path in files.glob('*.tif'):
+        with rasterio.open(path) as src: x, profile = src.read(), src.profile
+        with rasterio.open(path, 'w', **(profile | dict(crs=None))) as f: f.write(x)
+
+
+def wrong_nodata(item, files):
+    for o in item['assets'].values(): o['nodata'] = -9999
+
+
+def cloudy(item, files):
+    for path in files.glob('SCL.tif'):
+        with rasterio.open(path) as src: profile = src.profile
+        with rasterio.open(path, 'w', **profile) as f: f.write(np.full(f.shape, 9, np.uint8), 1)
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('edit,reason,says', [(without_nir, 'BandError', 'B08 was asked for'), (without_crs, 'CRSError', 'no CRS'), (cloudy, 'SceneError', 'cloudy'),
+                                              (wrong_nodata, 'RasterError', 'what the catalogue says')])
+def test_bad_scenes_give_reasons_and_no_chips(archive, tmp_path, edit, reason, says):
+    folder = edited(archive, tmp_path/'archive', edit)
+    built = build_coarse_dataset(archive/'polygons.gpkg', folder/'catalog.json', tmp_path/'out', **OPTIONS)
+    assert len(built.index)==0 and len(built.errors)>5 and set(built.errors['error'])=={reason}
+    assert built.errors['message'].str.contains(says).all() and not list((tmp_path/'out').glob('images/*'))
+
+
+def test_polygon_larger_than_its_scenes(archive, tmp_path):
+    huge = gpd.GeoDataFrame(dict(polygon_id=['huge']), geometry=[gpd.read_file(archive/'polygons.gpkg').geometry.iloc[0].centroid.buffer(.3)], crs=4326)
+    built = build_coarse_dataset(huge, archive/'catalog.json', tmp_path/'out', max_side_m=20000, **(OPTIONS | dict(source=None)))
+    assert len(built.index)==0 and set(built.errors['error'])<={'RasterError','SceneError'} and len(built.errors)>4
