@@ -7,13 +7,15 @@ __all__ = ['RECONSTRUCTED', 'ROWS', 'SMOKE', 'publish', 'table_figure', 'score_t
            'gather', 'rows_there', 'check_data', 'origin', 'train_models', 'smoke_data', 'paper_inputs', 'find_models',
            'test_chips', 'error_map', 'mine_iou', 'chip_picture']
 
-# %% ../nbs/16b_paper.ipynb #04f6d1e7
+# %% ../nbs/16b_paper.ipynb #1e5e8cc9
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np, pandas as pd, matplotlib.pyplot as plt
 from filelock import FileLock
 from matplotlib.colors import to_rgb
+from PIL import Image
 
 from .core import *
 from .raster import *
@@ -24,7 +26,7 @@ from .results import *
 from .ladder import *
 from .viz import *
 
-# %% ../nbs/16b_paper.ipynb #68b723de
+# %% ../nbs/16b_paper.ipynb #1a0d87fc
 RECONSTRUCTED = 'The method is a reconstruction of MineC2FNet from its public summary; none of these numbers is the paper\'s.'
 
 def publish(
@@ -37,7 +39,10 @@ def publish(
 )->Path: # The PNG; raises `WriteError`
     "PNG, PDF, CSV and caption of one figure or table"
     out, caption = Path(out), f'{caption} {RECONSTRUCTED}'
-    for kind in ('pdf','png'): save_figure(fig, out/f'{name}.{kind}', dpi)
+    save_figure(fig, out/f'{name}.pdf', dpi)
+    picture = BytesIO()
+    fig.savefig(picture, dpi=dpi, bbox_inches='tight')
+    with atomic(out/f'{name}.png') as file: Image.open(picture).convert('RGB').quantize(256).save(file, 'PNG', optimize=True)
     for kind,text in dict(csv=table.to_csv(index=table.index.name is not None), md=f'**{name}.** {caption}\n').items():
         with atomic(out/f'{name}.{kind}') as file: file.write_text(text)
     print(caption)
@@ -169,7 +174,7 @@ def train_models(
         return made + [run_ladder(index, {o: 'fine_only'}, seeds, folder/o, teacher=net | dict(epochs=0, arch=o), student=alone,
                                   keep=True, **settings) for o in archs]
 
-# %% ../nbs/16b_paper.ipynb #a8800a1e
+# %% ../nbs/16b_paper.ipynb #ba94ecb8
 SMOKE = dict(rows={k: v for k,v in ROWS.items() if k in ('fine_only','finetune','lwf','uniform','minec2f')}, archs=['unet'],
              teacher=dict(epochs=1, lr=1e-3, encoder='tu-regnety_002', pyramid=64, segmentation=32), student=dict(epochs=1, lr=1e-3),
              loaders=dict(size=64, bs=4, device='cpu'))
@@ -187,18 +192,18 @@ def paper_inputs(
     results:str='',   # Folders of results, by commas; a small ladder is run where empty
     data:str='',      # Dataset folder; a small synthetic one where both are empty
     polygons:str='',  # Coarse outlines; the folder's only *.gpkg where empty
-    smoke:str='runs/paper_figures/smoke', # Where small data and models go
-    into:str='runs/paper_figures/gathered', # Where several folders are brought together
+    smoke:str='runs/paper_figures/smoke', # Where small data and models go, and several folders are brought together
 )->SimpleNamespace: # results (folder), folders (all), index (None where only results were given), origin
     "What a notebook works on; raises `DatasetError` where results were made from other data"
     smoke, folders = resolve(smoke), [resolve(o) for o in names(results)]
     data = resolve(data) if data else None if folders else smoke_data(smoke)
     index = load_index(data, resolve(polygons) if polygons else None) if data else None
     if not folders: folders = train_models(index, smoke/f'models-{data_fingerprint(index)[:8]}', **SMOKE)
-    found = gather(folders, resolve(into))
+    found = gather(folders, smoke/f'gathered-{fingerprint([str(o) for o in folders])[:8]}')
     first = result_files(found)[0]
     if index is not None: check_data(read_result(first)['config'], index, first)
-    return SimpleNamespace(results=found, folders=folders, index=index, origin=origin(index) + (' Tiny networks, a few steps: proof of running only.' if not results else ''))
+    small = '' if results else ' Tiny networks, a few steps: proof of running only.'
+    return SimpleNamespace(results=found, folders=folders, index=index, origin=origin(index)+small)
 
 # %% ../nbs/16b_paper.ipynb #f96b4e49
 def find_models(

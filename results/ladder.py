@@ -1,9 +1,11 @@
-"""The ladder's tables of the README: `python results/ladder.py synthetic` or `… tailings`; resumable, one file per row and seed in runs/."""
+"""The ladder's tables of the README: `python results/ladder.py synthetic` or `… tailings`; resumable, one file per row and seed in runs/.
+A second argument names the seeds (`0,1`); `tables` writes the tables of what is there already."""
 import sys
 from pathlib import Path
 
 from minec2f.chips import load_index
 from minec2f.core import atomic
+from minec2f.falsify import falsification_report
 from minec2f.ladder import run_ladder
 from minec2f.results import ladder_table, ladder_text, markdown
 from minec2f.synth import synth_dataset
@@ -33,20 +35,34 @@ def rows(flip):
         'coarse_only': 'coarse_only', 'fine_only': ('fine_only', dict(encoder_lr_mult=1.)), 'finetune': 'finetune',
         'minec2f': distilled(.1), 'uniform': distilled(.1, **uniform), 'shuffled': distilled(.1, prediction_attention='shuffled'),
         'minec2f_1': distilled(1.), 'uniform_1': distilled(1., **uniform), 'decay_1': distilled(1., kd_schedule='linear_decay'),
+        'finetune_nogate': ('finetune', dict(teacher=dict(gate='none'))),
         'noise_aware': ('finetune', dict(teacher=dict(loss=dict(how='forward', flip=flip)))),
         'evidence': ('minec2f+', alone | dict(lambda_c=.3)), 'edge': ('minec2f+', alone | dict(lambda_e=.5)),
         'minec2f+': ('minec2f+', alone | dict(lambda_f=.1, lambda_p=.1, lambda_c=.3)),
         **{o: o for o in OTHERS}}
 
-def main(name, seeds=(0,1,2), references=('finetune','fine_only','uniform')):
+def run(name, seeds):
     index, bands, teacher, student, flip = DATA[name][0](), *DATA[name][1:]
-    out, plan = REPO/'runs'/f'ladder_{name}', rows(flip)
     for seed in seeds:
-        run_ladder(index, plan, [seed], out, teacher=dict(epochs=teacher, lr=1e-3, **NET), student=dict(epochs=student, lr=1e-3, encoder_lr_mult=.3),
-                   loaders=dict(bands=bands, size=64, bs=8), split=dict(valid=.2, test=.35), measure=dict(tolerance_m=20.))
-    tables = {part: ladder_table(out, references, part=part, rows=list(plan)) for part in ('test','valid')}
-    with atomic(REPO/'results'/f'{name}.md') as tmp:
-        tmp.write_text(''.join(f'## {name}: fine {part} sites\n\n{markdown(ladder_text(t))}\n' for part,t in tables.items()))
-    for part,t in tables.items(): t.to_csv(REPO/'results'/f'{name}_{part}.csv')
+        run_ladder(index, rows(flip), [seed], REPO/'runs'/f'ladder_{name}', teacher=dict(epochs=teacher, lr=1e-3, **NET),
+                   student=dict(epochs=student, lr=1e-3, encoder_lr_mult=.3), loaders=dict(bands=bands, size=64, bs=8), split=dict(valid=.2, test=.35),
+                   measure=dict(tolerance_m=20.))
 
-if __name__=='__main__': main(sys.argv[1], *([[int(o) for o in sys.argv[2].split(',')]] if len(sys.argv)>2 else []))
+def write(name, text):
+    with atomic(REPO/'results'/name) as tmp: tmp.write_text(text)
+
+def tables(name, references=('finetune','fine_only','uniform')):
+    out = REPO/'runs'/f'ladder_{name}'
+    there = {o.stem for o in out.glob('seed_*/*.json')}
+    plan = list(rows(DATA[name][4]))
+    found = {part: ladder_table(out, references, part=part, rows=[o for o in plan if o in there]) for part in ('test','valid')}
+    missing = [o for o in plan if o not in there]
+    write(f'{name}.md', ''.join(f'## {name}: fine {part} sites\n\n{markdown(ladder_text(t))}\n' for part,t in found.items())
+          + (f"\nNot measured: {', '.join(missing)}.\n" if missing else ''))
+    for part,t in found.items(): t.to_csv(REPO/'results'/f'{name}_{part}.csv')
+    write(f'{name}_falsification.md', f'## {name}\n\n' + '\n'.join(falsification_report(out, ours)[1] for ours in ('minec2f','minec2f+')))
+
+if __name__=='__main__':
+    name, what = sys.argv[1], sys.argv[2] if len(sys.argv)>2 else '0,1,2'
+    if what!='tables': run(name, map(int, what.split(',')))
+    tables(name)
