@@ -241,7 +241,7 @@ class Explorer:
 
     def _repr_mimebundle_(self, **kwargs): return self.ui._repr_mimebundle_(**kwargs)
 
-# %% ../nbs/16a_explore.ipynb #19bde0ba
+# %% ../nbs/16a_explore.ipynb #9fbfaf42
 @patch
 def _bands(self:Explorer, rgb):
     names = self.views.names(0)
@@ -265,8 +265,8 @@ def _controls(self:Explorer):
 def _arranged(self:Explorer):
     chip, *others = self.settings
     panel = widgets.VBox([chip, widgets.HBox([self.previous, self.next], layout=dict(margin='0 0 0 5.5em')), *others])
-    shown = widgets.VBox([self.title, self.picture, self.legend], layout=dict(max_width='100%'))
-    return widgets.VBox([widgets.HBox([shown, panel], layout=dict(flex_flow='row wrap')), self.scores, self.message])
+    shown = widgets.VBox([self.title, self.picture, self.legend, self.message], layout=dict(max_width='100%'))
+    return widgets.VBox([widgets.HBox([shown, panel], layout=dict(flex_flow='row wrap')), self.scores])
 
 # %% ../nbs/16a_explore.ipynb #b0e60513
 @patch
@@ -321,7 +321,7 @@ def _picture(self:Explorer, i, layers):
     x = self.views.pixels(i, rgb)
     return chip_picture(x, rgb, rgb, self.stretch.value, layers, self.opacity.value, self.outline.value, self.side)
 
-# %% ../nbs/16a_explore.ipynb #53a32f4b
+# %% ../nbs/16a_explore.ipynb #56519988
 @patch
 def measured(self:Explorer, i:int)->list:
     "Of which models the numbers are shown"
@@ -339,7 +339,7 @@ def _numbers(self:Explorer, i):
     if not self.views.rows[i]['mask']: return 'No fine mask here: nothing to measure against.'
     if not names: return 'Lay a model over the chip to see its numbers.'
     table = self.views.table(i, names, self.threshold.value, self.site.value)
-    return table.to_html(float_format='{:.3f}'.format, na_rep='-', border=0)
+    return table.to_html(float_format='{:.3f}'.format, na_rep='-', border=0, justify='left', col_space=80)
 
 # %% ../nbs/16a_explore.ipynb #256b51b1
 def explore(
