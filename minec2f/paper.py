@@ -20,7 +20,7 @@ from .bands import *
 from .chips import *
 from .viz import *
 
-# %% ../nbs/16b_paper.ipynb #fc7b7613
+# %% ../nbs/16b_paper.ipynb #c7c29b18
 RECONSTRUCTED = 'The method is a reconstruction of MineC2FNet from its public summary; none of these numbers is the paper\'s.'
 
 def names(
@@ -36,7 +36,7 @@ def indexed(
     fixed = [int(255*v+.5) for o in {*COLOURS.values(), '#000000', '#FFFFFF'} for v in to_rgb(o)]
     palette = Image.new('P', (1,1))
     palette.putpalette(picture.quantize(256-len(fixed)//3).getpalette()[:768-len(fixed)] + fixed)
-    return picture.quantize(palette=palette)
+    return picture.quantize(palette=palette, dither=Image.Dither.NONE)
 
 def publish(
     out:str|Path,       # Folder to write to
