@@ -20,7 +20,7 @@ from .bands import *
 from .chips import *
 from .viz import *
 
-# %% ../nbs/16b_paper.ipynb #c7c29b18
+# %% ../nbs/16b_paper.ipynb #13ab4cff
 RECONSTRUCTED = 'The method is a reconstruction of MineC2FNet from its public summary; none of these numbers is the paper\'s.'
 
 def names(
@@ -33,10 +33,13 @@ def indexed(
     picture:Image.Image, # RGB
 )->Image.Image: # 256 colours
     "Few colours, those of `COLOURS`, black and white as they are"
-    fixed = [int(255*v+.5) for o in {*COLOURS.values(), '#000000', '#FFFFFF'} for v in to_rgb(o)]
-    palette = Image.new('P', (1,1))
-    palette.putpalette(picture.quantize(256-len(fixed)//3).getpalette()[:768-len(fixed)] + fixed)
-    return picture.quantize(palette=palette, dither=Image.Dither.NONE)
+    fixed = [tuple(int(255*v+.5) for v in to_rgb(o)) for o in sorted({*COLOURS.values(), '#000000', '#FFFFFF'})]
+    few, exact = picture.quantize(256-len(fixed), dither=Image.Dither.NONE), np.asarray(picture)
+    at, free = np.array(few), 256-len(fixed)
+    for i,colour in enumerate(fixed): at[(exact==colour).all(-1)] = free+i
+    res = Image.fromarray(at)
+    res.putpalette((few.getpalette()[:3*free] + [0]*3*free)[:3*free] + [v for o in fixed for v in o])
+    return res
 
 def publish(
     out:str|Path,       # Folder to write to
