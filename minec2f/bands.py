@@ -38,13 +38,12 @@ SENSORS = {o.name: o for o in (
                              'B08:nir B8A:nir08 B11:swir16 B12:swir22'), 1e-4, 0., -9999, 30.),
     Sensor('hls_l30', _names('B01:coastal B02:blue B03:green B04:red B05:nir B06:swir16 B07:swir22'), 1e-4, 0., -9999, 30.))}
 
-# %% ../nbs/00a_bands.ipynb #5a62ceef
+# %% ../nbs/00a_bands.ipynb #0058f303
 def get_sensor(
     name:str, # One of `SENSORS`
 )->Sensor:    # Raises `BandError` for an unknown name
     "The sensor called `name`"
-    if name in SENSORS: return SENSORS[name]
-    raise BandError(f"sensor {name!r} is not known; known are {', '.join(SENSORS)}. For another one pass band names, scale and offset.")
+    return look_up(name, SENSORS, 'sensor', BandError, ' For another one pass band names, scale and offset.')
 
 def common_name(
     band:str,          # Band name, such as 'B08'

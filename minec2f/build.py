@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FRESH', 'ENGINES', 'Built', 'try_task', 'run_tasks', 'load_source', 'build_dataset', 'build_chips', 'build_summary']
 
-# %% ../nbs/03i_build.ipynb #42952934
-import json, logging, shutil, time
+# %% ../nbs/03i_build.ipynb #88887810
+import json, logging, time
 from collections import namedtuple
 from functools import partial
 from pathlib import Path
@@ -64,7 +64,7 @@ def _ray(tasks, work, workers, progress):
 
 ENGINES = dict(local=_local, ray=_ray)
 
-# %% ../nbs/03i_build.ipynb #c04d73cb
+# %% ../nbs/03i_build.ipynb #99e052a1
 Built = namedtuple('Built', 'folder index errors') # errors: stage ('polygons', 'images', 'chips'), id, error, message, attempts
 
 def _is_done(task, out):
@@ -111,7 +111,7 @@ def _open_folder(out, card):
     path = out/'dataset.json'
     def compared(card): return {k: v for k,v in card.items() if k!='versions'}
     if path.exists(): check_same(path, compared(json.loads(path.read_text())), compared(card))
-    for o in [*out.glob('.????????-*'), *out.glob('*/.????????-*')]: shutil.rmtree(o)  # of a build that was killed
+    remove_leftovers(out, *(out/o for o in ('images','masks','rows')))  # of a build that was killed
     with atomic(path) as f: f.write_text(json.dumps(card, indent=1))
 
 # %% ../nbs/03i_build.ipynb #4e360d6d

@@ -20,7 +20,7 @@ from .core import *
 from .bands import *
 from .plan import *
 
-# %% ../nbs/04_catalog.ipynb #5dbf1c68
+# %% ../nbs/04_catalog.ipynb #ba290366
 @dataclass(frozen=True)
 class Product:
     "A surface-reflectance product as public archives offer it"
@@ -44,8 +44,7 @@ def get_product(
     name:str, # One of `PRODUCTS`
 )->Product: # Raises `BandError` for an unknown name
     "The product called `name`"
-    if name in PRODUCTS: return PRODUCTS[name]
-    raise BandError(f"product {name!r} is not known; known are {', '.join(PRODUCTS)}.")
+    return look_up(name, PRODUCTS, 'product', BandError)
 
 def is_clear(
     quality:np.ndarray, # (…) quality band
@@ -56,7 +55,7 @@ def is_clear(
     if product.flags: return (q & sum(1<<o for o in product.hidden))==0
     return ~np.isin(q, product.hidden)
 
-# %% ../nbs/04_catalog.ipynb #0392e186
+# %% ../nbs/04_catalog.ipynb #2cad4b88
 def _retry():
     from urllib3.util import Retry
     return Retry(total=4, backoff_factor=.3, status_forcelist=(429,500,502,503,504), allowed_methods=None)
@@ -102,14 +101,14 @@ def list_scenes(
     with atomic(dst) as f: f.write_text(json.dumps(pystac.ItemCollection(found, clone_items=False).to_dict()))
     return Path(dst)
 
-@lru_cache(4)
-def _listed(path, mtime):  # of a file as it is now
+@read_once(4)
+def _listed(path):
     import pystac
     try: items = pystac.ItemCollection.from_file(str(path)).items
     except (OSError, KeyError, ValueError, TypeError) as e: raise DatasetError(f'{path} is no list of scenes ({e}); make one with list_scenes.') from e
     return items, Neighbours(degree_boxes([o.bbox for o in items]))
 
-# %% ../nbs/04_catalog.ipynb #a3a0db1c
+# %% ../nbs/04_catalog.ipynb #c07dc3e1
 def search_scenes(
     catalog:str,      # As in `open_catalog`; or a list of scenes (*.json, *.geojson from `list_scenes`)
     product:Product,  # Which collection
@@ -119,7 +118,7 @@ def search_scenes(
 )->list: # pystac Items; raises `NetworkError`
     "Scenes that may show a place"
     if _is_list(catalog):
-        items, near = _listed(str(catalog), Path(catalog).stat().st_mtime_ns if Path(catalog).exists() else None)
+        items, near = _listed(catalog)
         found = [items[k] for k in near.query(degree_boxes(frame))[1]]
     else: found = _ask(catalog, product, frame, dates)
     first, last = dates.split('/')

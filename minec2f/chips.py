@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['DOMAINS', 'SPLITS', 'IGNORE', 'check_split', 'read_index', 'load_polygons', 'load_index', 'read_label', 'read_sample']
 
-# %% ../nbs/03_chips.ipynb #7e132df2
-from functools import lru_cache
+# %% ../nbs/03_chips.ipynb #74b2ded9
 from pathlib import Path
 
 import numpy as np, pandas as pd
@@ -87,7 +86,7 @@ def _check_chip(row, min_side):
     if row['mask']: check_same_grid(grid, read_grid(row['mask']), f"image and mask of {row['id']}")
     return grid
 
-# %% ../nbs/03_chips.ipynb #b72a1419
+# %% ../nbs/03_chips.ipynb #999818ed
 def _check_polygons_meet(index, grids):
     from shapely.geometry import box
     for path,rows in index[index['polygons']!=''].groupby('polygons'):
@@ -99,15 +98,12 @@ def _check_polygons_meet(index, grids):
             raise PolygonError(f'{path}: none of its {len(gdf)} polygons lies on any of the {len(rows)} coarse images; check that '
                                'both are of the same place and that their CRS are right.')
 
-@lru_cache(maxsize=8)
-def _polygons_as_of(path, mtime): return read_polygons(path)
-
+@read_once()
 def load_polygons(
     path:str|Path, # A polygon file
 ): # GeoDataFrame, read once for each version of the file; raises as `read_polygons`
     "A polygon layer that many chips share"
-    path = Path(path)
-    return _polygons_as_of(str(path), path.stat().st_mtime_ns if path.exists() else None)
+    return read_polygons(path)
 
 # %% ../nbs/03_chips.ipynb #68f73bba
 def load_index(

@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['MineC2FError', 'BandError', 'RasterError', 'CRSError', 'GridError', 'LabelError', 'PolygonError', 'DatasetError',
            'SplitError', 'SceneError', 'NetworkError', 'WeightsError', 'TrainingError', 'BundleError', 'WriteError',
-           'first_few', 'atomic', 'disk_errors', 'resolve', 'plain_values', 'fingerprint', 'check_same']
+           'first_few', 'look_up', 'atomic', 'remove_leftovers', 'disk_errors', 'read_once', 'resolve', 'plain_values',
+           'fingerprint', 'check_same']
 
-# %% ../nbs/00_core.ipynb #9384df94
+# %% ../nbs/00_core.ipynb #9bb40ce6
 import hashlib, json, os, shutil, uuid
 from contextlib import contextmanager
+from functools import lru_cache, wraps
 from pathlib import Path
 
 # %% ../nbs/00_core.ipynb #c10f391b
@@ -41,6 +43,18 @@ def first_few(
     more = f' and {len(items)-n} more' if len(items)>n else ''
     return ', '.join(items[:n]) + more
 
+# %% ../nbs/00_core.ipynb #ee2815b5
+def look_up(
+    name:str,   # Key
+    table:dict, # What there is
+    what:str,   # What it is a table of, for the message
+    error:type=MineC2FError, # Raised for an unknown name
+    hint:str='',# What else one can do
+): # `table[name]`
+    "What is called `name`"
+    if name in table: return table[name]
+    raise error(f"{what} {name!r} is not known; known are {', '.join(table)}.{hint}")
+
 # %% ../nbs/00_core.ipynb #51f4853e
 @contextmanager
 def atomic(
@@ -60,12 +74,31 @@ def atomic(
         try: work.rmdir()  # empty, as a rule, or never made
         except OSError: shutil.rmtree(work, ignore_errors=True)
 
+# %% ../nbs/00_core.ipynb #7e05c2df
+def remove_leftovers(
+    *folders, # Where `atomic` wrote; no other process may be writing there now
+):
+    "Remove what `atomic` left behind where a process was killed"
+    for o in (o for folder in folders for o in Path(folder).glob('.????????-*')): shutil.rmtree(o) if o.is_dir() else o.unlink()
+
 # %% ../nbs/00_core.ipynb #f34f27eb
 @contextmanager
 def disk_errors():
     "Any exception while writing as what it is there: trouble with the disk"
     try: yield
     except Exception as e: raise OSError(e) from e
+
+# %% ../nbs/00_core.ipynb #08eb7ef1
+def read_once(
+    maxsize:int=8, # Files that are kept
+): # Decorator of a function of a path
+    "Keep what was read from a file until the file changes"
+    def keep(f):
+        kept = lru_cache(maxsize)(lambda path,version: f(path))
+        @wraps(f)
+        def read(path): return kept(str(path), os.stat(path).st_mtime_ns if os.path.exists(path) else None)
+        return read
+    return keep
 
 # %% ../nbs/00_core.ipynb #735e5927
 def resolve(

@@ -5,19 +5,18 @@
 # %% auto #0
 __all__ = ['ROW', 'draw_label', 'task_key', 'make_chip']
 
-# %% ../nbs/03h_cut.ipynb #6a1a34d0
+# %% ../nbs/03h_cut.ipynb #904cbdc2
 import json
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from rasterio import features
 
 from .core import *
 from .raster import *
 from .plan import *
 
-# %% ../nbs/03h_cut.ipynb #685a42f9
+# %% ../nbs/03h_cut.ipynb #2f0317fb
 @lru_cache(64)
 def _to_crs(wkt):
     from pyproj import Transformer
@@ -32,12 +31,10 @@ def draw_label(
     "Outlines as a mask"
     import shapely
     shapes = shapely.transform(shapely.from_wkb(outlines), lambda xy: np.stack(_to_crs(grid.crs.to_wkt())(*xy.T), 1))
-    def burn(shapes, value): return features.rasterize([(o, value) for o in shapes], grid.shape, transform=grid.transform,
-                                                       all_touched=all_touched, dtype=np.uint8)
-    y = burn(shapes, 1)
+    y = draw_shapes(shapes, grid, all_touched=all_touched)
     if ignore_m:
         metres_per_pixel(grid)
-        y[burn(shapely.buffer(shapely.boundary(shapes), ignore_m), 1)==1] = 255
+        y[draw_shapes(shapely.buffer(shapely.boundary(shapes), ignore_m), grid, all_touched=all_touched)==1] = 255
     return y
 
 # %% ../nbs/03h_cut.ipynb #9b755d3b

@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['Observation', 'snap_window', 'read_padded', 'LocalRasters']
 
-# %% ../nbs/03f_imagery.ipynb #70b1a5af
+# %% ../nbs/03f_imagery.ipynb #6fd6a725
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np, rasterio
@@ -34,7 +33,7 @@ class Observation:
     nodata:float     # DN that means "no data"
     info:dict        # sensor, scenes, dates, cloud: for the index
 
-# %% ../nbs/03f_imagery.ipynb #e2e748fb
+# %% ../nbs/03f_imagery.ipynb #629903d1
 def _all_rasters(rasters):
     if isinstance(rasters, (str,Path)) and Path(rasters).is_dir():
         found = sorted(o for o in Path(rasters).rglob('*') if o.suffix.lower() in ('.tif','.tiff','.jp2','.vrt'))
@@ -66,11 +65,11 @@ def read_padded(
     nodata:float=None, # DN that means "no data", beside what the file says; where neither says, 0 in all bands
 )->tuple: # (x, valid, grid): (C,h,w) DN, (h,w) bool, `Grid`; what lies beyond the raster's edge is 0 and not valid
     "A window of a raster, which may reach beyond it"
-    try: return _read(_opened(str(path), Path(path).stat().st_mtime_ns), bounds, bands, nodata)
+    try: return _read(_opened(path), bounds, bands, nodata)
     except (RasterioError, OSError) as e: raise RasterError(f'{path} cannot be read ({e}); the file may be missing or damaged.') from e
 
-@lru_cache(4)
-def _opened(path, mtime): return rasterio.open(path)  # stays open: neighbouring windows share blocks that GDAL has decoded
+@read_once(4)
+def _opened(path): return rasterio.open(path)  # stays open: neighbouring windows share blocks that GDAL has decoded
 
 def _read(src, bounds, bands, nodata):
     (r0,r1), (c0,c1) = snap_window(bounds, src.transform)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TEACHER', 'STUDENT', 'data_fingerprint', 'plan_methods', 'LadderSeed', 'versions', 'ladder_settings', 'run_ladder']
 
-# %% ../nbs/14c_ladder.ipynb #7d6cbb9b
-import gc, hashlib, re, shutil, time
+# %% ../nbs/14c_ladder.ipynb #ffc21528
+import gc, hashlib, re, time
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -167,7 +167,7 @@ def done(self:LadderSeed,
     check_same(self.file(name), read_result(self.file(name))['config'], self.config(plan))
     return True
 
-# %% ../nbs/14c_ladder.ipynb #b58cd27b
+# %% ../nbs/14c_ladder.ipynb #33e6f3b6
 def ladder_settings(
     index:pd.DataFrame, # From `load_index`
     loaders:dict,       # Of `mine_dls`
@@ -192,7 +192,7 @@ def _run_seed(run, plans, keep):
     run.folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(run.folder/'.lock', timeout=0):
-            for o in run.folder.glob('.????????-*'): shutil.rmtree(o) if o.is_dir() else o.unlink()
+            remove_leftovers(run.folder)
             for name,plan in plans.items():
                 if not run.done(name, plan): _say_result(run.run(name, plan, keep))
                 gc.collect()  # a Learner and its callbacks hold each other; without this, networks pile up

@@ -123,14 +123,14 @@ def cut_outline(
     seen = union_all(mask_polygons(np.isfinite(p), grid))
     return mine and polygonal(mine.union(coarse.difference(seen)))
 
-# %% ../nbs/13a_refine.ipynb #d4c0dda4
+# %% ../nbs/13a_refine.ipynb #31989e6b
 def _to(geometry, src, dst):
     from geopandas import GeoSeries
     return GeoSeries([geometry], crs=src).to_crs(dst).iloc[0]
 
 def _utm(lonlat):
     at = lonlat.representative_point()
-    return (32600 if at.y>=0 else 32700) + int((at.x+180)%360//6)+1
+    return int(utm_epsg(at.x, at.y))
 
 def tidy_outline(
     outline,          # shapely polygon(s)

@@ -39,13 +39,13 @@ SOURCES = dict(
                set(), r'amw|amazon.*(_v\d|diff|dissolved)', dict(area_km2='Polygon area (ha)', year='year'), dict(commodity='Gold'), .01),
     other=Source('', '', '', '', set(), r'$.', {}, {}, 1))
 
-# %% ../nbs/03d_sources.ipynb #4753ede0
+# %% ../nbs/03d_sources.ipynb #336b6cf1
 def source_card(
     source:str, # Key in `SOURCES`
 )->dict: # source, name, licence, citation, url; raises `PolygonError` for an unknown key
     "What a dataset says about where its polygons come from"
-    if source not in SOURCES: raise PolygonError(f"source {source!r} is not known; known are {', '.join(SOURCES)}.")
-    return dict(source=source) | {k: getattr(SOURCES[source], k) for k in ('name','licence','citation','url')}
+    known = look_up(source, SOURCES, 'source', PolygonError)
+    return dict(source=source) | {k: getattr(known, k) for k in ('name','licence','citation','url')}
 
 # %% ../nbs/03d_sources.ipynb #e1deba13
 def detect_source(

@@ -60,7 +60,7 @@ def plan_sites(
         taken[c] += 1
     return out
 
-# %% ../nbs/02c_synth.ipynb #09815f21
+# %% ../nbs/02c_synth.ipynb #1d16b6c4
 def utm_grid(
     lon:float,         # Degrees
     lat:float,         # Degrees
@@ -69,7 +69,7 @@ def utm_grid(
     res:float=10.,     # Metres per pixel
 )->Grid: # Centred on the place to half a pixel
     "Grid around a place in its UTM zone"
-    crs = CRS.from_epsg((32600 if lat>=0 else 32700) + int((lon+180)//6)+1)
+    crs = CRS.from_epsg(int(utm_epsg(lon, lat)))
     (x,),(y,) = warp_points(4326, crs, [lon], [lat])
     x,y = (round(o/res)*res for o in (x, y-south))
     half = size//2*res
