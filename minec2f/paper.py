@@ -101,17 +101,16 @@ def difference_text(
     f = f'+.{digits}f'
     return f"{line['difference']:{f}} [{line['low']:{f}}, {line['high']:{f}}] {line['better']:.0f}:{line['worse']:.0f}"
 
-# %% ../nbs/16b_paper.ipynb #ad410162
+# %% ../nbs/16b_paper.ipynb #89f60dee
 def error_map(
     pred:np.ndarray,  # (H,W) class, 0 background
     truth:np.ndarray, # (H,W) class, 255 unknown
     alpha:float=.75,  # Opacity
 )->np.ndarray: # (H,W,4): white where right, vermilion where false, blue where missed; clear elsewhere
     "What a prediction gets wrong, to lie over an image"
-    p, t, known = pred>0, (truth>0) & (truth!=IGNORE), truth!=IGNORE
-    res = np.zeros((*truth.shape, 4))
-    for where,colour in ((p&t, '#FFFFFF'), (p&~t, COLOURS['false_positive']), (~p&t, COLOURS['false_negative'])):
-        res[where&known] = (*to_rgb(colour), alpha)
+    res, where = np.zeros((*truth.shape, 4)), differences(pred>0, truth)
+    for kind,colour in (('right', '#FFFFFF'), ('false positive', COLOURS['false_positive']), ('false negative', COLOURS['false_negative'])):
+        res[where[kind]] = (*to_rgb(colour), alpha)
     return res
 
 def mine_iou(

@@ -7,6 +7,7 @@ from minec2f.chips import load_index
 from minec2f.core import atomic
 from minec2f.falsify import falsification_report
 from minec2f.ladder import run_ladder
+from minec2f.paperdata import rows_there
 from minec2f.results import ladder_table, ladder_text, markdown
 from minec2f.synth import synth_dataset
 
@@ -53,10 +54,8 @@ def write(name, text):
 
 def tables(name, references=('finetune','fine_only','uniform')):
     out = REPO/'runs'/f'ladder_{name}'
-    there = {o.stem for o in out.glob('seed_*/*.json')}
-    plan = list(rows(DATA[name][4]))
-    found = {part: ladder_table(out, references, part=part, rows=[o for o in plan if o in there]) for part in ('test','valid')}
-    missing = [o for o in plan if o not in there]
+    there, missing = rows_there(out, list(rows(DATA[name][4])))
+    found = {part: ladder_table(out, references, part=part, rows=there) for part in ('test','valid')}
     write(f'{name}.md', ''.join(f'## {name}: fine {part} sites\n\n{markdown(ladder_text(t))}\n' for part,t in found.items())
           + (f"\nNot measured: {', '.join(missing)}.\n" if missing else ''))
     for part,t in found.items(): t.to_csv(REPO/'results'/f'{name}_{part}.csv')
