@@ -82,7 +82,7 @@ class AttentiveDistillation(Method):
         levels:tuple=('P2','P3','P4','P5'),     # Features compared
         cam_level:str='P5',      # Where Grad-CAM maps are taken
         kd_schedule:str='const', # 'const' or 'linear_decay'
-        unlabelled_dls=None,     # Loaders whose training images are distilled on too; their labels are not looked at
+        unlabelled_dls=None,     # Loaders of the domain 'unlabelled': their training images are distilled on too
     ):
         super().__init__(teacher, coarse_dls)
         self.feature, self.prediction = _known(feature_attention, FEATURE_ATTENTION, 'feature attention'), prediction_attention

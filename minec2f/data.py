@@ -144,7 +144,7 @@ class ReadLabel(Transform):
     def __init__(self, spec, cache=False): self.spec,self.kept = spec,{} if cache else None
 
     def read(self, o):
-        grid = read_grid(o['image'], window=o['window']) if o['polygons'] else None
+        grid = read_grid(o['image'], window=o['window']) if o['polygons'] or not o['mask'] else None
         return read_label(o, grid, o['window'], len(self.spec.classes))
 
     def window(self, o):
@@ -217,7 +217,7 @@ def mine_block(
 # %% ../nbs/05_data.ipynb #e7ee6397
 def mine_dls(
     index:pd.DataFrame,   # From `site_split`
-    domain:str='fine',    # 'coarse' or 'fine'
+    domain:str='fine',    # 'coarse', 'fine', or 'unlabelled', which has no valid windows
     bands:list=None,      # Band names, in input order; needed unless `spec` is given
     spec:InputSpec=None,  # What the model sees; made from `bands` and the training images where None
     size:int=256,         # Side of the windows, px; a multiple of 32
@@ -235,7 +235,7 @@ def mine_dls(
     "fastai loaders of the train and valid windows of one domain"
     if size%32: raise GridError(f'window size {size} is no multiple of 32, which the encoder needs; try {size//32*32 or 32}.')
     rows = index[(index['domain']==domain) & index['split'].isin(['train','valid'])]
-    empty = [o for o in ('train','valid') if o not in set(rows['split'])]
+    empty = [o for o in (('train',) if domain==UNLABELLED else ('train','valid')) if o not in set(rows['split'])]
     if empty: raise SplitError(f"the {domain} domain has no {' and no '.join(empty)} chips; add sites or change the split.")
     if spec is None:
         stats = band_stats(rows, bands, scale, offset, band_names)

@@ -154,7 +154,8 @@ def c2f_learner(
     "Learner of the second stage: a student on fine masks, with what `method` takes from the teacher"
     teacher, loss = model_of(teacher), loss or SegLoss()
     _check_fit(teacher, dls, 'fine')
-    if coarse_dls: _check_fit(teacher, coarse_dls, 'coarse')
+    for what,o in dict(coarse=coarse_dls, unlabelled=kwargs.get('unlabelled_dls')).items():
+        if o: _check_fit(teacher, o, what)
     method = get_method(method)(teacher, coarse_dls, **kwargs)
     method.start, bn = student_init or method.start, bn or method.bn
     warm = method.start=='teacher'

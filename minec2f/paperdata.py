@@ -149,7 +149,7 @@ def test_chips(
     "The fine chips that no training has seen"
     check_data(config, index, 'the model')
     seed = LadderSeed(index, config['seed'], '.', config | dict(measure={}), {})
-    check_same('the model', dict(split_hash=config['split_hash']), dict(split_hash=fingerprint(seed.index[['id','split']].values.tolist())))
+    check_same('the model', dict(split_hash=config['split_hash']), dict(split_hash=split_fingerprint(seed.index)))
     test = seed.index[(seed.index['domain']=='fine') & (seed.index['split']=='test')]
     if not len(test): raise DatasetError(f"the split of seed {config['seed']} has no fine test chip; add fine sites, or raise its share of test sites.")
     return test

@@ -129,6 +129,12 @@ def _split_groups(index, group, valid, test, seed, stratify):
     out = index.assign(split=[splits.get(g, 'train') for g in group])
     return out[is_fine | ~has_fine | (out['split']=='train')].reset_index(drop=True)
 
+def _split_labelled(index, groups, buffer_km, *args):
+    "Split the chips that have labels; the others train, except where they lie near a chip that is held out"
+    bare = index['domain']==UNLABELLED
+    split = _split_groups(index[~bare], groups(index[~bare]), *args)
+    return _give_way(pd.concat([split, index[bare].assign(split='train')]), 'train', ['valid','test'], buffer_km).reset_index(drop=True) if bare.any() else split
+
 # %% ../nbs/03a_splits.ipynb #64a644ba
 def site_split(
     index:pd.DataFrame,   # From `load_index`
@@ -139,7 +145,7 @@ def site_split(
     stratify=(),          # Columns whose mix should be the same in all splits, such as `STRATA`
 )->pd.DataFrame: # The index with a column `split`, without the coarse chips near fine valid and test sites; raises `SplitError`
     "Split by site with a distance buffer"
-    return _split_groups(index, site_groups(index, buffer_km), valid, test, seed, stratify)
+    return _split_labelled(index, lambda o: site_groups(o, buffer_km), buffer_km, valid, test, seed, stratify)
 
 # %% ../nbs/03a_splits.ipynb #74a03104
 def split_table(
@@ -177,7 +183,7 @@ def block_split(
     stratify=(),          # Columns whose mix should be the same in all splits, such as `STRATA`
 )->pd.DataFrame: # As `site_split`
     "Split by blocks of the Earth with a distance buffer"
-    return _split_groups(index, site_groups(index, buffer_km, [block_ids(index, block_km)]), valid, test, seed, stratify)
+    return _split_labelled(index, lambda o: site_groups(o, buffer_km, [block_ids(o, block_km)]), buffer_km, valid, test, seed, stratify)
 
 # %% ../nbs/03a_splits.ipynb #109a02dc
 def is_near(

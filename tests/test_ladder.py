@@ -2,7 +2,7 @@
 import json, os, shutil, signal, subprocess, sys, time
 import nbformat, numpy as np, papermill, pandas as pd, pytest
 from minec2f.chips import load_index
-from minec2f.core import DatasetError
+from minec2f.core import DatasetError, SplitError
 from minec2f.ladder import ladder_table, read_ladder, run_ladder
 from minec2f.raster import read_chip, write_raster
 from minec2f.synth import synth_dataset
@@ -122,6 +122,19 @@ def test_variants_and_teachers(data, whole, tmp_path):
     assert chips['coarse_only']!=chips['relaxed'] and chips['off']==chips['finetune']
     assert found['seed_0/coarse_only.json']['steps']==0 and found['seed_0/finetune.json']==results(whole)['seed_0/finetune.json']
     assert len(list(out.glob('seed_0/teacher*')))==2 and (out/'seed_0'/'off'/'model.safetensors').exists()
+
+def test_unlabelled_images(data, whole, tmp_path):
+    "Images without labels change the rows that ask for them, and no other"
+    index = load_index(data)
+    bare = index[index['domain']=='fine'].assign(id=lambda t: 'u'+t['id'], site=lambda t: 'u'+t['site'], lon=lambda t: t['lon']+5, domain='unlabelled', mask='')
+    selftrain = 'minec2f+', dict(lambda_f=0., lambda_p=0., lambda_c=0., lambda_u=1., confidence=.5, unlabelled=True)
+    def ladder(bare, out=tmp_path/'out'): return run_ladder(pd.concat([index, bare], ignore_index=True), dict(finetune='finetune', selftrain=selftrain), [0], out, **SMALL)
+    found = results(ladder(bare))
+    a, b = (found[f'seed_0/{o}.json'] for o in ('finetune','selftrain'))
+    assert a==results(whole)['seed_0/finetune.json'] and 'unlabelled' in b['config'] and a['steps']==b['steps']
+    assert [o['confusion'] for o in a['test']]!=[o['confusion'] for o in b['test']]
+    with pytest.raises(DatasetError, match='another configuration: unlabelled'): ladder(bare.iloc[1:])
+    with pytest.raises(SplitError, match='unlabelled domain has no train chips'): ladder(bare.iloc[:0], tmp_path/'none')
 
 def test_other_data_are_refused(data, whole, tmp_path):
     "One pixel of one mask is enough; nothing is overwritten"
