@@ -1,5 +1,6 @@
 """The ladder's tables of the README: `python results/ladder.py synthetic` or `… tailings`; resumable, one file per row and seed in
-results/<name>/seed_<k>/, which belong to the repository. A second argument names the seeds (`0,1`); `tables` makes the tables of what is there."""
+results/<name>/seed_<k>/, which belong to the repository. A second argument names the seeds (`0,1`), a third the rows (`finetune,minec2f`);
+`python results/ladder.py synthetic tables` makes the tables of what is there."""
 import sys
 from pathlib import Path
 
@@ -69,10 +70,11 @@ def rows(flip):
         'minec2f+': ('minec2f+', alone | dict(lambda_f=.1, lambda_p=.1, lambda_c=.3)),
         **{o: o for o in OTHERS}}
 
-def run(name, seeds):
+def run(name, seeds, wanted=()):
     index, bands, teacher, student, flip = DATA[name][0](), *DATA[name][1:]
+    methods = {k: v for k,v in rows(flip).items() if k in wanted or not wanted}
     for seed in seeds:
-        run_ladder(index, rows(flip), [seed], REPO/'results'/name, teacher=dict(epochs=teacher, lr=1e-3, **NET),
+        run_ladder(index, methods, [seed], REPO/'results'/name, teacher=dict(epochs=teacher, lr=1e-3, **NET),
                    student=dict(epochs=student, lr=1e-3, encoder_lr_mult=.3), loaders=dict(bands=bands, size=64, bs=8), split=dict(valid=.2, test=.35),
                    measure=dict(tolerance_m=20.))
 
@@ -97,6 +99,6 @@ def write(texts):
         with atomic(REPO/'results'/name) as tmp: tmp.write_text(text)
 
 if __name__=='__main__':
-    name, what = sys.argv[1], sys.argv[2] if len(sys.argv)>2 else '0,1,2'
-    if what!='tables': run(name, map(int, what.split(',')))
+    name, what, *wanted = sys.argv[1:] if len(sys.argv)>2 else (sys.argv[1], '0,1,2')
+    if what!='tables': run(name, map(int, what.split(',')), wanted[0].split(',') if wanted else ())
     write(report(name))
