@@ -88,7 +88,7 @@ def report(name, references=('finetune','fine_only','uniform')):
             f'{name}_falsification.md': f'## {name}\n\n' + '\n'.join(falsification_report(out, ours)[1] for ours in ('minec2f','minec2f+')),
             **{f'{name}_{part}.csv': t.to_csv() for part,t in found.items()}}
 
-def summary(lines='coarse_only fine_only finetune minec2f uniform shuffled minec2f+ evidence selftrain lwf_twohead mdil gsmf joint'.split()):
+def summary(lines='coarse_only fine_only finetune minec2f uniform shuffled minec2f+ evidence noise_aware selftrain lwf_twohead mdil gsmf joint'.split()):
     "The table of the README: some rows, both data sets"
     texts = {name: ladder_text(ladder_table(REPO/'results'/name, ['finetune'], rows=lines)) for name in DATA}
     return markdown(pd.concat([t[['miou','miou - finetune','boundary_f']].set_axis([f'{name}: mIoU', '− fine-tuning', 'boundary F'], axis=1)
