@@ -133,7 +133,8 @@ def _split_labelled(index, groups, buffer_km, *args):
     "Split the chips that have labels; the others train, except where they lie near a chip that is held out"
     bare = index['domain']==UNLABELLED
     split = _split_groups(index[~bare], groups(index[~bare]), *args)
-    return _give_way(pd.concat([split, index[bare].assign(split='train')]), 'train', ['valid','test'], buffer_km).reset_index(drop=True) if bare.any() else split
+    if not bare.any(): return split
+    return _give_way(pd.concat([split, index[bare].assign(split='train')]), 'train', ['valid','test'], buffer_km).reset_index(drop=True)
 
 # %% ../nbs/03a_splits.ipynb #64a644ba
 def site_split(
