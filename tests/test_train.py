@@ -1,8 +1,9 @@
 "The main notebooks end to end under papermill: on synthetic data, on real data, on a GPU."
-import json, nbformat, papermill, pytest, rasterio
+import json, nbformat, papermill, pandas as pd, pytest, rasterio
 
 from minec2f.chips import load_index
 from minec2f.splits import site_split
+from minec2f.synth import synth_dataset
 
 SMALL = dict(methods='minec2f,finetune')
 
@@ -58,6 +59,19 @@ def test_parameters_change_the_result(repo, default, tmp_path, monkeypatch):
     assert chips(after, 'teacher')==chips(before, 'teacher')
     assert chips(after, 'minec2f')==chips(after, 'finetune')==chips(before, 'finetune')
     assert before['last_losses']['minec2f']['prediction']>0 and 'prediction' not in after['last_losses']['minec2f']
+
+def test_images_without_labels(repo, tmp_path, monkeypatch):
+    "Chips of the domain `unlabelled`, their masks gone: the method learns from them, they only train, and fine-tuning does not look at them"
+    data = synth_dataset(tmp_path/'data', n_coarse=12, n_fine=24, size=64, seed=3, n_scenes=0)
+    index = pd.read_csv(data/'index.csv')
+    index.loc[index.index[-8:], 'domain'] = 'unlabelled'
+    index.to_csv(data/'index.csv', index=False)
+    for o in index['id'][-8:]: (data/'masks'/f'{o}.tif').unlink()
+    index.iloc[:-8].to_csv(data/'labelled.csv', index=False)
+    mixed, alone = (run(repo, tmp_path/o, monkeypatch, data=str(data), table=f'{o}.csv', **SMALL) for o in ('index','labelled'))
+    assert mixed['chips']['unlabelled']==dict(train=8, valid=0, test=0) and 'unlabelled' not in alone['chips']
+    assert mixed['last_losses']['minec2f']['unlabelled']>0 and 'unlabelled' not in alone['last_losses']['minec2f']
+    assert chips(mixed, 'finetune')==chips(alone, 'finetune')
 
 def test_real(repo, real, tmp_path, monkeypatch):
     "Polygons for the coarse domain, masks for the fine one, whole scenes mapped: three bands, degrees instead of metres"
