@@ -94,7 +94,7 @@ class LadderSeed:
         self.base = {k: v for k,v in settings.items() if k!='measure'} | dict(seed=self.seed, split_hash=split_fingerprint(self.index))
 
     def config(self, plan):
-        more = dict(unlabelled=data_fingerprint(self.index, True)) if plan['student'].get('unlabelled') else {}
+        more = dict(unlabelled=self.unlabelled_hash) if plan['student'].get('unlabelled') else {}
         return self.base | dict(measure=self.settings['measure']) | plan | more
     def file(self, name): return self.folder/f'{name}.json'
     def loaders(self, domain, **kwargs): return mine_dls(self.index, domain, **self.settings['loaders'], **self.reading, **kwargs)
@@ -103,6 +103,8 @@ class LadderSeed:
     def coarse_dls(self): return self.loaders('coarse')
     @cached_property
     def fine_dls(self): return self.loaders('fine', spec=self.coarse_dls.spec)
+    @cached_property
+    def unlabelled_hash(self): return data_fingerprint(self.index, True)
     @cached_property
     def unlabelled_dls(self): return self.loaders('unlabelled', spec=self.coarse_dls.spec)
 

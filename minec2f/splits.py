@@ -229,7 +229,8 @@ def country_split(
     test, valid = list(L(test)), list(L(valid))
     _check_countries(index, test, valid)
     out = index.assign(split=np.select([index['country'].isin(o) for o in (test, valid)], ['test','valid'], 'train'))
-    out = out[(out['domain']=='fine') | (out['split']!='test')]
+    may = dict(fine=SPLITS, coarse=('train','valid')) # images without labels only train
+    out = out[[s in may.get(d, ('train',)) for d,s in zip(out['domain'], out['split'])]]
     for weak,strong in (('valid', ['test']), ('train', ['test','valid'])): out = _give_way(out, weak, strong, buffer_km)
     lost = {'test', *(['valid'] if valid else [])} - set(out.loc[out['domain']=='fine', 'split'])
     if lost: raise SplitError(f'no fine chip is left for {first_few(sorted(lost))}; name other countries, or lower buffer_km.')

@@ -72,7 +72,8 @@ def rows(flip):
 
 def run(name, seeds, wanted=()):
     index, bands, teacher, student, flip = DATA[name][0](), *DATA[name][1:]
-    methods = {k: v for k,v in rows(flip).items() if k in wanted or not wanted}
+    every = rows(flip)
+    methods = {k: every[k] for k in wanted or every}
     for seed in seeds:
         run_ladder(index, methods, [seed], REPO/'results'/name, teacher=dict(epochs=teacher, lr=1e-3, **NET),
                    student=dict(epochs=student, lr=1e-3, encoder_lr_mult=.3), loaders=dict(bands=bands, size=64, bs=8), split=dict(valid=.2, test=.35),
