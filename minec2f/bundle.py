@@ -198,13 +198,17 @@ def read_card(
     return card
 
 # %% ../nbs/12a_bundle.ipynb #3185439f
+_ASIDE = 512*2**20 # bytes: encoders are built with a classifier, which is thrown away
+
 @contextmanager
-def _weightless():
-    "What is built inside, by this thread, has parameters without memory"
-    me = get_ident()
-    def bare(module, name, p):
-        if p is not None and get_ident()==me: return torch.nn.Parameter(p.to('meta'), p.requires_grad)
-    hook = register_module_parameter_registration_hook(bare)
+def _at_most(size):
+    "What is built inside, by this thread, may have parameters of so many bytes; no more is put into memory"
+    me, total = get_ident(), 0
+    def count(module, name, p):
+        nonlocal total
+        if p is not None and get_ident()==me: total += p.nbytes
+        if total>size: raise MemoryError('its weights need more room than those that are there')
+    hook = register_module_parameter_registration_hook(count)
     try: yield
     finally: hook.remove()
 
@@ -215,14 +219,16 @@ def _named(what):
     except BundleError: raise
     except Exception as e: raise BundleError(f'{what} ({type(e).__name__}: {str(e)[:200]}); save the bundle again.') from e
 
-def _check_shapes(config, path):
-    with _named(f'{path.parent/CARD} describes a network that cannot be built'), _weightless():
-        want = {k: list(v.shape) for k,v in mine_model(**config).state_dict().items()}
+def _build(config, path):
+    with _named(f'{path.parent/CARD} describes a network that cannot be built'), _at_most(2*path.stat().st_size+_ASIDE):
+        model = mine_model(**config)
     with _named(f'{path} cannot be read as weights'), safe_open(path, 'pt') as f:
         found = {k: f.get_slice(k).get_shape() for k in f.keys()}
+    want = {k: list(v.shape) for k,v in model.state_dict().items()}
     wrong = [f'{k} is {found[k]} instead of {want[k]}' for k in want if k in found and found[k]!=want[k]]
     wrong += [f'{k} is missing' for k in want if k not in found] + [f'{_short(k)} has no place' for k in found if k not in want]
-    if wrong: raise BundleError(f'{path} does not hold the weights of the network in {CARD}: {first_few(wrong, 3)}. Copy the bundle again.')
+    if not wrong: return model
+    raise BundleError(f'{path} does not hold the weights of the network in {CARD}: {first_few(wrong, 3)}. Copy the bundle again.')
 
 def _read_weights(model, path):
     with _named(f'{path} cannot be read as weights'): state = load_file(path)
@@ -246,8 +252,7 @@ def load_bundle(
 )->Bundle: # In evaluation mode; raises `BundleError`
     "Load a bundle"
     card, path = read_card(path), Path(path)
-    _check_shapes(card['model'], path/WEIGHTS)
-    bundle = Bundle(mine_model(**card['model']), spec_from_dict(card['input']), card['info'])
+    bundle = Bundle(_build(card['model'], path/WEIGHTS), spec_from_dict(card['input']), card['info'])
     _read_weights(bundle.model, path/WEIGHTS)
     _try_once(bundle, path)
     bundle.model.to(device)
