@@ -9,13 +9,18 @@ from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 
-import numpy as np, torch
+import geopandas as gpd, numpy as np, rasterio, torch
+from affine import Affine
+from shapely.geometry import box
 
 from minec2f.bands import BandStats
 from minec2f.bundle import CARD, WEIGHTS, load_bundle, save_bundle
-from minec2f.core import MineC2FError
+from minec2f.chips import load_index, read_sample
+from minec2f.core import MARKER, MineC2FError
 from minec2f.data import InputSpec
 from minec2f.models import mine_model
+from minec2f.predict import predict_scene
+from minec2f.raster import read_chip, read_polygons
 
 # Damage
 
@@ -82,6 +87,19 @@ def spoil_safetensors(rng, data):
     if kind<.6: return struct.pack('<Q', rng.choice([0, 1, 2**31, 2**63, 2**64-1, n+1]))+data[8:]
     return spoil_bytes(rng, data, 8+n)
 
+def spoil_table(rng, text):
+    "A table with odd cells, in another encoding, with other columns or rows, or damaged as bytes"
+    kind = rng.random()
+    if kind<.3: return spoil_bytes(rng, text.encode(), len(text))
+    if kind<.4: return text.encode(rng.choice(['utf-16', 'latin-1', 'utf-8-sig', 'utf-32', 'cp037']))
+    rows = [o.split(',') for o in text.splitlines()]
+    for _ in range(rng.choice([1,1,2])):
+        row, k = rng.choice(rows), rng.randrange(len(rows[0]))
+        if rng.random()<.6: row[k%len(row)] = str(rng.choice(ODD))
+        elif rng.random()<.5: rows.append(list(row))
+        else: row.pop()
+    return rng.choice(['\n','\r\n','\r']).join(rng.choice([',',',',';','\t']).join(o) for o in rows).encode('utf-8', 'surrogatepass')
+
 # What is damaged: a function of an empty folder gives (spoil, use), to be called in turn; `use` raises AssertionError where a file was read wrongly
 
 def small_bundle(folder):
@@ -124,7 +142,92 @@ def weights(folder):
         (bad/WEIGHTS).write_bytes(data); (bad/CARD).write_text(json.dumps(page))
     return _bundle(folder, spoil)
 
-TARGETS = dict(card=card, weights=weights)
+def write_tiff(path, x, names, **profile):
+    "By rasterio alone, as other programs would"
+    opts = dict(driver='GTiff', count=len(x), height=x.shape[1], width=x.shape[2], dtype=x.dtype, crs='EPSG:32722',
+                transform=Affine(10, 0, 500000, 0, -10, 7500000)) | profile
+    with rasterio.open(path, 'w', **opts) as f:
+        f.write(x)
+        f.descriptions = names
+    return path
+
+def chip(folder):
+    "A GeoTIFF as a chip"
+    rng, bad = np.random.default_rng(0), folder/'bad.tif'
+    x, names = rng.integers(1, 4000, (3,48,40)).astype(np.uint16), ('B04','B03','B08')
+    good = [write_tiff(folder/f'{k}.tif', x, names, **o).read_bytes() for k,o in enumerate([{}, dict(compress='deflate', tiled=True, blockxsize=16, blockysize=16, nodata=0)])]
+    shutil.copy(folder/'0.tif', bad)
+    def use():
+        x, valid, grid = read_chip(bad, ['B04','B08'])
+        assert x.shape==(2, *grid.shape) and valid.shape==grid.shape and valid.dtype==bool, (x.shape, valid.shape, grid)
+    return lambda rng: bad.write_bytes(spoil_bytes(rng, rng.choice(good), 900)), use
+
+def scene(folder):
+    "A GeoTIFF as a scene that is mapped: the map is complete, or there is none"
+    bundle, bad, out = small_bundle(folder/'bundle'), folder/'bad.tif', folder/'out'
+    good = write_tiff(folder/'good.tif', np.random.default_rng(0).integers(500, 4000, (4,80,96)).astype(np.uint16), ('B04','B03','B02','B08')).read_bytes()
+    bad.write_bytes(good); out.mkdir()
+    def use():
+        try:
+            predict_scene(bundle, bad, out/'map.tif', progress=False, device='cpu')
+            with rasterio.open(out/'map.tif') as f: assert f.read().shape[0]==2
+        finally:
+            left = [o.name for o in out.iterdir()]
+            shutil.rmtree(out); out.mkdir()
+            if sys.exc_info()[0]: assert not left, left
+    return lambda rng: bad.write_bytes(spoil_bytes(rng, good, 900)), use
+
+def index(folder):
+    "index.csv of a folder with chips"
+    rng, data = np.random.default_rng(0), folder/'data'
+    for o in ('images','masks'): (data/o).mkdir(parents=True)
+    for k in range(3):
+        write_tiff(data/f'images/m{k}.tif', rng.integers(1, 4000, (2,40,40)).astype(np.uint16), ('B04','B08'))
+        write_tiff(data/f'masks/m{k}.tif', (rng.random((1,40,40))<.5).astype(np.uint8), ('label',))
+    text = 'id,site,domain,country,lon,lat,split\n' + ''.join(f'm{k},mine {k},fine,Namibia,-51.0,-22.6,train\n' for k in range(3))
+    (data/'index.csv').write_text(text)
+    def use():
+        table = load_index(data)
+        assert all(Path(o).resolve().is_relative_to(data.resolve()) for o in table['image']), 'an image elsewhere'
+        assert table['id'].is_unique and table[['lon','lat']].notna().all(None)
+        read_sample(table.iloc[0].to_dict(), ['B04'])
+    return lambda rng: (data/'index.csv').write_bytes(spoil_table(rng, text)), use
+
+def _polygons(folder, suffix, spoil, driver):
+    bad, shapes = folder/f'bad{suffix}', [box(k, k, k+.5, k+.7) for k in range(5)]
+    gpd.GeoDataFrame(dict(name=list('abcde'), n=range(5)), geometry=shapes, crs=4326).to_file(bad, driver=driver)
+    good = bad.read_bytes()
+    def use():
+        layer = read_polygons(bad, fix=True)
+        assert len(layer) and layer.crs is not None and layer.is_valid.all() and set(layer.geom_type)<={'Polygon','MultiPolygon'}
+    return lambda rng: bad.write_bytes(spoil(rng, good)), use
+
+def gpkg(folder):
+    "Outlines as GeoPackage"
+    return _polygons(folder, '.gpkg', lambda rng, good: spoil_bytes(rng, good, len(good)), 'GPKG')
+
+def geojson(folder):
+    "Outlines as GeoJSON"
+    return _polygons(folder, '.geojson', lambda rng, good: spoil_json(rng, good.decode()), 'GeoJSON')
+
+def item(folder):
+    "One of the scenes of a STAC catalogue on disk: the place is read from what is left, or the reason is said"
+    from minec2f.archive import synth_archive
+    from minec2f.catalog import list_scenes
+    from minec2f.plan import plan_tasks
+    from minec2f.sources import read_source
+    from minec2f.stac import StacReader
+    root = synth_archive(folder/'archive', n_sites=1, scene_size=96, mines=1, dates=('2021-06-12','2022-07-19'), clouds=(0.,), border=False, antimeridian=False)
+    bad = sorted(root.rglob('*.json'), key=lambda o: ('catalog' in o.name or 'collection' in o.name, str(o)))[0]
+    good, number = bad.read_text(), iter(range(10**9))
+    task = plan_tasks(read_source(root/'polygons.gpkg')).iloc[0].to_dict()
+    def use():
+        scenes = list_scenes(str(root/'catalog.json'), folder/f'scenes{next(number)}.json')
+        seen = StacReader(str(scenes), '2021-01-01/2023-12-31', scene_cloud=1., window_cloud=1.)(task)
+        assert seen.x.shape[1:]==seen.valid.shape and seen.valid.any()
+    return lambda rng: bad.write_bytes(spoil_json(rng, good)), use
+
+TARGETS = dict(card=card, weights=weights, chip=chip, scene=scene, index=index, gpkg=gpkg, geojson=geojson, item=item)
 
 # The run
 
