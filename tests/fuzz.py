@@ -16,7 +16,7 @@ from shapely.geometry import box
 from minec2f.bands import BandStats
 from minec2f.bundle import CARD, WEIGHTS, load_bundle, save_bundle
 from minec2f.chips import load_index, read_sample
-from minec2f.core import MARKER, MineC2FError
+from minec2f.core import MineC2FError
 from minec2f.data import InputSpec
 from minec2f.models import mine_model
 from minec2f.predict import predict_scene
@@ -184,7 +184,7 @@ def index(folder):
     for k in range(3):
         write_tiff(data/f'images/m{k}.tif', rng.integers(1, 4000, (2,40,40)).astype(np.uint16), ('B04','B08'))
         write_tiff(data/f'masks/m{k}.tif', (rng.random((1,40,40))<.5).astype(np.uint8), ('label',))
-    text = 'id,site,domain,country,lon,lat,split\n' + ''.join(f'm{k},mine {k},fine,Namibia,-51.0,-22.6,train\n' for k in range(3))
+    text = 'id,site,domain,country,lon,lat,split\n' + ''.join(f'm{k},mine {k},fine,Namibia,-50.998,-22.6087,train\n' for k in range(3))
     (data/'index.csv').write_text(text)
     def use():
         table = load_index(data)
@@ -210,24 +210,31 @@ def geojson(folder):
     "Outlines as GeoJSON"
     return _polygons(folder, '.geojson', lambda rng, good: spoil_json(rng, good.decode()), 'GeoJSON')
 
-def item(folder):
-    "One of the scenes of a STAC catalogue on disk: the place is read from what is left, or the reason is said"
+def _catalogue(folder, *dates):
     from minec2f.archive import synth_archive
     from minec2f.catalog import list_scenes
     from minec2f.plan import plan_tasks
     from minec2f.sources import read_source
     from minec2f.stac import StacReader
-    root = synth_archive(folder/'archive', n_sites=1, scene_size=96, mines=1, dates=('2021-06-12','2022-07-19'), clouds=(0.,), border=False, antimeridian=False)
-    bad = sorted(root.rglob('*.json'), key=lambda o: ('catalog' in o.name or 'collection' in o.name, str(o)))[0]
+    root = synth_archive(folder/'archive', n_sites=1, scene_size=96, mines=1, dates=dates, clouds=(0.,), border=False, antimeridian=False)
+    bad = min(o for o in root.rglob('*.json') if json.loads(o.read_text())['type']=='Feature')
     good, number = bad.read_text(), iter(range(10**9))
-    task = plan_tasks(read_source(root/'polygons.gpkg')).iloc[0].to_dict()
+    task = plan_tasks(read_source(root/'polygons.gpkg', 'maus_v2')).iloc[0].to_dict()
     def use():
         scenes = list_scenes(str(root/'catalog.json'), folder/f'scenes{next(number)}.json')
         seen = StacReader(str(scenes), '2021-01-01/2023-12-31', scene_cloud=1., window_cloud=1.)(task)
         assert seen.x.shape[1:]==seen.valid.shape and seen.valid.any()
     return lambda rng: bad.write_bytes(spoil_json(rng, good)), use
 
-TARGETS = dict(card=card, weights=weights, chip=chip, scene=scene, index=index, gpkg=gpkg, geojson=geojson, item=item)
+def item(folder):
+    "The only scene of a STAC catalogue on disk"
+    return _catalogue(folder, '2021-06-12')
+
+def one_of_two(folder):
+    "One of two scenes of a STAC catalogue: the place can be read from the other"
+    return _catalogue(folder, '2021-06-12', '2022-07-19')
+
+TARGETS = dict(card=card, weights=weights, chip=chip, scene=scene, index=index, gpkg=gpkg, geojson=geojson, item=item, one_of_two=one_of_two)
 
 # The run
 

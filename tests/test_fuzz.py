@@ -6,8 +6,10 @@ from fuzz import TARGETS, fuzz
 
 @pytest.mark.parametrize('target', TARGETS)
 def test_damaged_files(target):
-    faulthandler.enable()
-    counts, wrong, slowest, memory = fuzz(target, 200)
+    faulthandler.dump_traceback_later(300)  # says where, should one never come back
+    try: counts, wrong, slowest, memory = fuzz(target, 200)
+    finally: faulthandler.cancel_dump_traceback_later()
     assert not wrong, '\n'.join(wrong)
-    assert counts['read']>5 and counts.total()-counts['read']>50, counts  # the damage is neither trivial nor total
+    if target=='one_of_two': assert counts['read']==200
+    else: assert counts['read']>5 and counts['read']<150, counts  # the damage is neither trivial nor total
     assert memory<1000
