@@ -25,6 +25,7 @@ from segmentation_models_pytorch.encoders import get_encoder, get_encoder_names
 from .core import *
 from .bands import common_name
 from .attention import *
+from .training import unwrapped
 
 # %% ../nbs/09_models.ipynb #efc5bfb5
 def adapt_first_conv(
@@ -279,9 +280,8 @@ def plain(
     model:nn.Module, # A network, or what holds one: compiled, data-parallel, or with a method `plain`
 )->nn.Module:
     "The network that is saved and makes maps"
-    inner = next((model._modules[o] for o in ('_orig_mod', 'module') if o in model._modules), None)
-    if inner is None and hasattr(model, 'plain'): inner = model.plain()
-    return model if inner is None else plain(inner)
+    net = unwrapped(model)
+    return plain(net.plain()) if hasattr(net, 'plain') else net
 
 def bypass_gates(
     model:nn.Module, # Network with `gates`
