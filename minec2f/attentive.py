@@ -11,7 +11,9 @@ import torch
 from fastcore.basics import patch
 from torch.nn import functional as F
 
+from .core import *
 from .models import FeatureTaps
+from .training import *
 from .gradcam import *
 from .distill import *
 from .method import *
@@ -58,10 +60,6 @@ PREDICTION_ATTENTION = dict( # name: weight from the running method
     gradcam=lambda o: cam_weight(o.teacher_maps(), o.teacher_logits), entropy_percentile=lambda o: entropy_percentile(o.teacher_logits.softmax(1), o.valid))
 
 # %% ../nbs/10a_attentive.ipynb #141bf513
-def _known(name, options, what):
-    if name not in options: raise ValueError(f"{what} {name!r} is not known; there are {', '.join(options)}.")
-    return name
-
 KD_SCHEDULES = dict(const=lambda t: 1., linear_decay=lambda t: 1.-t)
 
 @register('minec2f')
@@ -85,12 +83,12 @@ class AttentiveDistillation(Method):
         unlabelled_dls=None,     # Loaders of the domain 'unlabelled': their training images are distilled on too
     ):
         super().__init__(teacher, coarse_dls)
-        self.feature, self.prediction = _known(feature_attention, FEATURE_ATTENTION, 'feature attention'), prediction_attention
-        _known(prediction_attention, PREDICTION_ATTENTION, 'prediction attention')
-        self.schedule = KD_SCHEDULES[_known(kd_schedule, KD_SCHEDULES, 'schedule')]
+        look_up(feature_attention, FEATURE_ATTENTION, 'feature attention'); look_up(prediction_attention, PREDICTION_ATTENTION, 'prediction attention')
+        self.feature, self.prediction, self.schedule = feature_attention, prediction_attention, look_up(kd_schedule, KD_SCHEDULES, 'schedule')
         self.lambda_f, self.lambda_p, self.tau = (0. if self.feature=='none' else lambda_f), lambda_p, tau
         self.levels, self.cam_level, self.unlabelled_dls = list(levels), cam_level, unlabelled_dls
-        self.weighting = dict(sigma_b=sigma_b, mu_b=mu_b, eps=eps)
+        self.weighting = check_reliability(sigma_b, mu_b, eps)
+        if not tau>0: raise OptionError(f'tau={tau}: a temperature above 0 was expected, such as 2.')
 
 # %% ../nbs/10a_attentive.ipynb #eae8ab5d
 @patch(as_prop=True)
@@ -108,20 +106,16 @@ def before_fit(self:AttentiveDistillation):
     cam_f, cam_p = self.lambda_f and self.feature=='gradcam', self.lambda_p and self.prediction=='gradcam'
     self.cam, spatial = bool(cam_f or cam_p), ['Ms2']*bool(self.lambda_p and self.prediction=='cbam_spatial')
     student, frozen = both(self.levels) + [self.cam_level]*bool(cam_f), both(self.levels) + more(self.levels) + [self.cam_level]*self.cam
-    self.taps = [(GradTaps if self.cam else FeatureTaps)(*o) for o in ((self.model, student), (self.teacher, {*frozen, *spatial}))]
-    self.unlabelled = endless(self.unlabelled_dls.train, self.device) if 'unlabelled' in self.names else None
-
-@patch
-def after_fit(self:AttentiveDistillation):
-    for o in self.taps: o.remove()
+    self.taps = self.tap(student, [*{*frozen, *spatial}], GradTaps if self.cam else FeatureTaps)
+    if 'unlabelled' in self.names: self.streams['unlabelled'] = Stream(self.unlabelled_dls.train, self.device)
 
 # %% ../nbs/10a_attentive.ipynb #9725d425
 @patch
 def observe(self:AttentiveDistillation):
     with torch.set_grad_enabled(self.cam): self.teacher_logits = self.teacher(*self.xb)
     self.seen = [dict(o.features) for o in self.taps] # before any further forward pass
-    if self.unlabelled:
-        x = next(self.unlabelled)[0]
+    if 'unlabelled' in self.streams:
+        x = next(self.streams['unlabelled'])[0]
         with torch.no_grad(): teacher = self.teacher(x)
         self.beside = self.model(x), teacher, x.isfinite().all(1)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from .core import *
 from .contour import *
 from .distill import prediction_distillation
-from .ema import *
+from .training import *
 from .method import *
 
 # %% ../nbs/11c_replay.ipynb #9cef30cc
@@ -93,7 +93,7 @@ class ExperienceReplay(WithCoarse):
         tau:float=2.,           # Its temperature
         ignore_band:float=0.,   # Pixels this close to a replayed outline are ignored, px
     ):
-        if memory<1: raise ValueError(f"memory={memory} keeps no chip to replay; give at least 1, or choose method 'finetune'.")
+        if memory<1: raise OptionError(f"memory={memory} keeps no chip to replay; give at least 1, or choose method 'finetune'.")
         super().__init__(teacher, coarse_dls, fine_weight, coarse_weight)
         self.m, self.kd, self.tau, self.band, self.memory = memory, kd, tau, ignore_band, None
         self.names = ('coarse', *['kd']*bool(kd))
@@ -101,7 +101,15 @@ class ExperienceReplay(WithCoarse):
         super().before_fit()
         loader = self.coarse_dls.train
         self.memory = self.memory or Memory(loader.dataset, self.m)
-        self.stream = endless(loader.new(self.memory, bs=min(loader.bs, len(self.memory))), self.device)
+        self.streams['coarse'] = Stream(loader.new(self.memory, bs=min(loader.bs, len(self.memory))), self.device)
+
+    def kept(self): return super().kept() | dict(memory=self.memory and self.memory.items)
+    def restore(self, kept):
+        if kept['memory'] is None: self.memory = None
+        else:
+            self.memory = self.memory or Memory([], 0)
+            self.memory.items = kept['memory']
+        super().restore(kept)
 
     def observe(self):
         super().observe()
@@ -224,10 +232,6 @@ class CoarseSelfTraining(WithCoarse):
         super().__init__(teacher, coarse_dls, fine_weight, coarse_weight)
         self.mixed_weight, self.filling, self.decay = mixed_weight, dict(band=band, confidence=confidence), decay
 
-    def before_fit(self):
-        super().before_fit()
-        self.ema = EMA(self.model, self.decay)
-    def after_step(self): self.ema.update(self.model)
     def next_coarse(self):
         super().next_coarse()
         with torch.no_grad(), statistics_of(self.ema.model, self.teacher) if self.dual else nullcontext(): z = self.ema.model(self.coarse_x)

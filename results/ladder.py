@@ -1,5 +1,5 @@
 """The ladder's tables of the README: `python results/ladder.py synthetic` or `… tailings`; resumable, one file per row and seed in
-results/<name>/seed_<k>/, which belong to the repository. A second argument names the seeds (`0,1`), a third the rows (`finetune,minec2f`);
+results/<name>/seed_<k>/, which belong to the repository: a row that is there is not run again unless its file is removed. A second argument names the seeds (`0,1`), a third the rows (`finetune,minec2f`);
 `python results/ladder.py synthetic tables` makes the tables of what is there."""
 import sys
 from pathlib import Path
@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np, pandas as pd
 
 from minec2f.chips import UNLABELLED, load_index
-from minec2f.core import atomic
+from minec2f.core import atomic, look_up
 from minec2f.falsify import falsification_report
-from minec2f.ladder import run_ladder
+from minec2f.ladder import run_ladder, seed_numbers
 from minec2f.paperdata import rows_there
 from minec2f.raster import write_raster
 from minec2f.results import ladder_table, ladder_text, markdown
@@ -71,9 +71,9 @@ def rows(flip):
         **{o: o for o in OTHERS}}
 
 def run(name, seeds, wanted=()):
-    index, bands, teacher, student, flip = DATA[name][0](), *DATA[name][1:]
+    data, bands, teacher, student, flip = look_up(name, DATA, 'data set')
     every = rows(flip)
-    methods = {k: every[k] for k in wanted or every}
+    methods, index = {k: look_up(k, every, 'row') for k in wanted or every}, data()
     for seed in seeds:
         run_ladder(index, methods, [seed], REPO/'results'/name, teacher=dict(epochs=teacher, lr=1e-3, **NET),
                    student=dict(epochs=student, lr=1e-3, encoder_lr_mult=.3), loaders=dict(bands=bands, size=64, bs=8), split=dict(valid=.2, test=.35),
@@ -100,6 +100,8 @@ def write(texts):
         with atomic(REPO/'results'/name) as tmp: tmp.write_text(text)
 
 if __name__=='__main__':
-    name, what, *wanted = sys.argv[1:] if len(sys.argv)>2 else (sys.argv[1], '0,1,2')
-    if what!='tables': run(name, map(int, what.split(',')), wanted[0].split(',') if wanted else ())
+    if not 2<=len(sys.argv)<=4: sys.exit(__doc__)
+    name, what, wanted = [*sys.argv[1:], *['', '0,1,2', ''][len(sys.argv)-1:]]
+    look_up(name, DATA, 'data set')
+    if what!='tables': run(name, seed_numbers(what), [o for o in wanted.split(',') if o])
     write(report(name))
