@@ -19,10 +19,9 @@ from safetensors.torch import load_file, save
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from .core import *
-from .attention import GATES
 from .bands import stats_for
 from .data import InputSpec, spec_from_dict, spec_to_dict
-from .models import ARCHS, arch_options, get_encoder_names, mine_model, plain
+from .models import check_config, mine_model, plain
 from . import networks, prithvi  # noqa: F401 (they register their architectures)
 from . import __version__
 
@@ -74,17 +73,11 @@ def _some(rule, least=1, most=1000):
     def ok(v): return type(v) is list and least<=len(v)<=most and all(map(rule.ok, v))
     return _Rule(ok, f'a list of {least} to {most}, each {rule.says},')
 def _or(a, b): return _Rule(lambda v: a.ok(v) or b.ok(v), f'{a.says} or {b.says}')
-def _one_of(names): return _Rule(lambda v: type(v) is str and v in names, f"one of {', '.join(names)}")
 
 def _is_name(v): return type(v) is str and 0<len(v)<=64 and v.isprintable() and v==v.strip() and not set('<>') & set(v)
-def _is_encoder(v):
-    from timm import is_model
-    if type(v) is not str or v in get_encoder_names(): return type(v) is str
-    return bool(re.fullmatch(r'tu-\w+(\.\w+)?', v, re.ASCII)) and is_model(v[3:])
-
 _NAME = _Rule(_is_name, 'a name of at most 64 printable characters, without < and >')
 _NAMES = _Rule(lambda v: _some(_NAME).ok(v) and len(set(v))==len(v), f'a list of different names, each {_NAME.says},')
-_NULL, _ANY = _Rule(lambda v: v is None, 'null'), _Rule(lambda v: True, 'anything')
+_NULL = _Rule(lambda v: v is None, 'null')
 
 # %% ../nbs/12a_bundle.ipynb #0b36bf4e
 def _check(values, rules, where):
@@ -103,16 +96,7 @@ _PAGE = dict(format=_whole(FORMAT, FORMAT), model=_NAMED, input=_NAMED, weights_
 _INPUT = dict(bands=_NAMES, stats=_NAMED, scale=_number(1e-12, 1e6), offset=_number(-1e6, 1e6), classes=_NAMES,
               size=_whole(32, 4096, 32), res=_or(_number(.001, 1e5), _NULL))
 _STATS = dict(bands=_NAMES, n=_some(_number(1, 1e18)), mean=_some(_number(-1e9, 1e9)), m2=_some(_number(0, 1e27)))
-_ENCODER = _Rule(_is_encoder, "an encoder of segmentation_models_pytorch, or 'tu-<name in timm's registry>',")
-_MANY, _SHARE = _whole(1, 4096), _number(0, 1)
-_OPTIONS = dict(encoder=_ENCODER, gate=_one_of(GATES), pyramid=_MANY, segmentation=_whole(32, 4096, 32), dropout=_SHARE,
-                channels=_or(_MANY, _some(_MANY, 1, 8)), rates=_some(_whole(1, 512), 1, 8),
-                width=_whole(16, 4096, 16), depth=_whole(4, 64), heads=_whole(1, 64), drop_path=_SHARE)
-
-def _model_rules(config):
-    arch = _one_of(ARCHS)
-    options = arch_options(config['arch']) if arch.ok(config.get('arch')) else {}
-    return dict(arch=arch, bands=_NAMES, classes=_whole(2, 254)) | {o: _OPTIONS.get(o, _ANY) for o in options}
+_LATER = dict(trust_files=_Rule(lambda v: type(v) is bool, 'true or false')) # older bundles do not say it
 
 def _check_together(model, input, where):
     def differ(a, b): raise BundleError(f'{where}: its input has {a}, its network takes {b}. Save the bundle again.')
@@ -123,11 +107,18 @@ def _check_together(model, input, where):
     try: stats_for(spec_from_dict(input).stats, input['bands'])
     except BandError as e: raise BundleError(f'{where}: {e}') from e
 
+def _check_network(config, where):
+    try: whole = check_config(config)
+    except MineC2FError as e: raise BundleError(f'{where}: {str(e)[:500]}') from e
+    lost, odd = [o for o in whole if o not in config], [o for o in config['bands'] if not _NAME.ok(o)]
+    if lost: raise BundleError(f'{where} lacks {first_few(lost)}. Save the bundle again.')
+    if odd: raise BundleError(f'{where}: a band is called {_short(odd[0])}; {_NAME.says} was expected. Save the bundle again.')
+
 def _check_card(card, where):
     _check(card, _PAGE, where)
     model, input = card['model'], card['input']
-    _check(model, _model_rules(model), f'{where}: model')
-    _check(input, _INPUT, f'{where}: input')
+    _check_network(model, f'{where}: model')
+    _check(input, _INPUT | {k: o for k,o in _LATER.items() if k in input}, f'{where}: input')
     _check(input['stats'], _STATS, f'{where}: input: stats')
     _check_together(model, input, where)
 
