@@ -18,7 +18,7 @@ from .core import *
 
 # %% ../nbs/15_shift.ipynb #83fecfc5
 def _rows(x, name='the sample'):
-    try: return np.asarray(x, np.float64).reshape(len(x), -1)
+    try: return (o := np.asarray(x, np.float64)).reshape(len(o), int(np.prod(o.shape[1:])))
     except (TypeError, ValueError) as e: raise DatasetError(f'{name} is no table of numbers ({e}); one row an image or pixel was expected.') from e
 
 def check_samples(
