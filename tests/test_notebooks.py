@@ -24,7 +24,7 @@ def empty_frames(im, side=24):
     legend, and one dark line runs along all its sides: it bounds one region of white that is wide and high and does not touch the picture's border"""
     x = np.asarray(im.convert('RGB')).astype(int)
     dark = x.max(2)<160
-    drawn = dark | (np.ptp(x, axis=2)>24) | ndimage.binary_opening(x.max(2)<235, np.ones((3,3)))
+    drawn = dark | (np.ptp(x, axis=2)>24) | ndimage.binary_opening(~dark & (x.max(2)<235), np.ones((3,3)))
     def empty(rows, cols):
         a, b, c, d = rows.start, rows.stop, cols.start, cols.stop
         if min(b-a, d-c)<side or a==0 or c==0 or b==x.shape[0] or d==x.shape[1]: return False
