@@ -21,14 +21,16 @@ def pictures(path):
 
 def empty_frames(im, side=24):
     """How many frames of axes in a picture hold nothing. Inside such a frame all is white, or a thin pale line such as those of a grid or around a
-    legend, and one dark line runs along all its sides: it bounds one region of white that is wide and high and does not touch the picture's border"""
+    legend, and one thin dark line runs along all its sides, which tells it from a white place in a picture"""
     x = np.asarray(im.convert('RGB')).astype(int)
     dark = x.max(2)<160
     drawn = dark | (np.ptp(x, axis=2)>24) | ndimage.binary_opening(~dark & (x.max(2)<235), np.ones((3,3)))
+    def sides(rows, cols, away):
+        a, b, c, d = (max(0, min(o, n-1)) for o,n in zip((rows.start-away, rows.stop-1+away, cols.start-away, cols.stop-1+away), np.repeat(dark.shape, 2)))
+        return [o.mean() for o in (dark[a,cols], dark[b,cols], dark[rows,c], dark[rows,d])]
     def empty(rows, cols):
-        a, b, c, d = rows.start, rows.stop, cols.start, cols.stop
-        if min(b-a, d-c)<side or a==0 or c==0 or b==x.shape[0] or d==x.shape[1]: return False
-        return not drawn[a:b,c:d].any() and all(o.mean()>.9 for o in (dark[a-1,c:d], dark[b,c:d], dark[a:b,c-1], dark[a:b,d]))
+        if min(rows.stop-rows.start, cols.stop-cols.start)<side or drawn[rows,cols].any(): return False
+        return min(sides(rows, cols, 1))>.9 and max(sides(rows, cols, 6))<.5
     return sum(empty(*o) for o in ndimage.find_objects(ndimage.label(~drawn)[0]))
 
 def is_blank(im):
@@ -50,9 +52,9 @@ def seen(ax):
 
 @pytest.mark.parametrize('draw,n', [
     (lambda ax: None, 1), (lambda ax: ax.grid(), 1), (lambda ax: ax.legend([]), 1), (lambda ax: ax.set(title='loss', xlabel='step', yscale='log'), 1),
-    (lambda ax: ax.plot([0, 1], [0, 1], lw=.5), 0), (lambda ax: ax.plot([0, 1], [.5, .5]), 0), (lambda ax: ax.scatter(.5, .5, s=9), 0), (lambda ax: ax.imshow([[0, 1]]), 0),
+    (lambda ax: ax.plot([0, 1], [0, 1], lw=.5), 0), (lambda ax: ax.plot([0, 1], [.5, .5]), 0), (lambda ax: ax.scatter(.5, .5, s=9), 0), (lambda ax: ax.imshow([[0, 1]]), 0), (lambda ax: ax.imshow(np.pad([[1.]], 1), cmap='gray'), 0),
     (lambda ax: ax.bar([0], [1], color='.8'), 0), (lambda ax: ax.inset_axes([.5, .5, .4, .4]).plot([0, 1], 'k'), 0), (lambda ax: ax.inset_axes([.5, .5, .4, .4]), 1)],
-    ids='nothing grid legend title line level point image bar inset emptyinset'.split())
+    ids='nothing grid legend title line level point image hole bar inset emptyinset'.split())
 def test_empty_frames_are_found(drawing, draw, n):
     draw(drawing)
     assert empty_frames(seen(drawing))==n
