@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['read_comments', 'comments_of', 'describe', 'document', 'install']
 
-# %% ../nbs/00c_docstrings.ipynb #43b1f6aa
+# %% ../nbs/00c_docstrings.ipynb #3934522c
 import inspect, linecache, re, sys
 from importlib.machinery import PathFinder, SourceFileLoader
 from itertools import islice, takewhile
 from tokenize import COMMENT, NAME, NEWLINE, TokenError, generate_tokens
 from typing import get_args
 
-# %% ../nbs/00c_docstrings.ipynb #63ee44b7
+# %% ../nbs/00c_docstrings.ipynb #f73754dc
 def read_comments(
     lines, # Text from the line of `def` on, or of a decorator above it
 )->dict: # Name -> comment; `return` -> that behind the signature
@@ -40,7 +40,7 @@ def comments_of(
     further = comments_of(f.__delwrap__) if hasattr(f, '__delwrap__') else {}
     return {**{k: v for k,v in further.items() if k!='return'}, **found}
 
-# %% ../nbs/00c_docstrings.ipynb #247e402b
+# %% ../nbs/00c_docstrings.ipynb #e0a7c352
 def _type(a): return ' or '.join(map(_type, get_args(a))) if '|' in str(a) and get_args(a) else getattr(a, '__name__', str(a))
 def _default(o): return getattr(o, '__name__', None) or repr(o)
 
@@ -66,7 +66,7 @@ def describe(
     lines = [*_section('Parameters', [l for o in params for l in _entry(o, comments.get(o.name))]), *_section('Returns', returns)]
     return '\n'.join([inspect.cleandoc(summary or ''), *lines]).strip('\n')
 
-# %% ../nbs/00c_docstrings.ipynb #b6c42b0e
+# %% ../nbs/00c_docstrings.ipynb #8c597c57
 _SECTION = '\n\nParameters\n---'
 
 def _add(o, comments):
@@ -98,7 +98,7 @@ def document(
     for k,o in (o for c in classes for o in vars(c).items()):
         if k[0]!='_' and inspect.isfunction(o) and inspect.unwrap(o).__globals__ is own: _add(o, comments_of(o))
 
-# %% ../nbs/00c_docstrings.ipynb #cc3afed1
+# %% ../nbs/00c_docstrings.ipynb #bd347b1b
 class _Loader(SourceFileLoader):
     def exec_module(self, module):
         super().exec_module(module)
