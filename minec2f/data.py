@@ -8,7 +8,7 @@ __all__ = ['InputSpec', 'spec_to_dict', 'spec_from_dict', 'band_stats', 'resolut
            'mine_block', 'mine_dls', 'show_batch', 'show_results', 'show_label']
 
 # %% ../nbs/05_data.ipynb #cc8d9229
-import math
+import math, warnings
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np, pandas as pd, torch
@@ -31,11 +31,36 @@ class InputSpec:
     "How pixels become network input, and what the output means"
     bands:list             # Band names, in input order
     stats:BandStats        # Statistics of the training images (reflectance)
-    scale:float = 1e-4     # Reflectance per DN
-    offset:float = 0.      # Reflectance of DN 0
+    scale:float = 1e-4     # Reflectance per DN, of files that do not say
+    offset:float = 0.      # Reflectance of DN 0, of files that do not say
     classes:tuple = ('background', 'mine') # Names; the first is the background
     size:int = 256         # Side of the training windows, px
     res:float = None       # Metres per pixel of the training images; not checked where None
+    trust_files:bool = True# Is a file believed that says what its own numbers mean?
+
+    def radiometry_of(self,
+        path,                 # Path of a raster, or its address
+        band_names:list=None, # What the file's layers are, where it does not say
+        scale=None,           # Reflectance per DN, whatever the file says; or (C,), one for each of `bands`
+        offset=None,          # Reflectance of DN 0, likewise
+    )->tuple: # (scale, offset, said): `said` is 'argument', 'file' or 'default'
+        "What the numbers of a file mean, and who says so"
+        if scale is not None or offset is not None:
+            return self.scale if scale is None else scale, self.offset if offset is None else offset, 'argument'
+        own = file_radiometry(path, self.bands, band_names) if self.trust_files else None
+        return (*own, 'file') if own else (self.scale, self.offset, 'default')
+
+    def read(self,
+        path,                 # Path of a raster, or its address
+        window=None,          # ((row0,row1),(col0,col1)), px; all where None
+        band_names:list=None, # What the file's layers are, where it does not say
+        scale=None,           # As in `radiometry_of`
+        offset=None,          # As in `radiometry_of`
+    )->tuple: # (x, valid, grid): (C,h,w) float32 reflectance, NaN where not valid; (h,w) bool; `Grid`
+        "Reflectance of a file: the one way from a file to what a network may see"
+        dn, valid, grid = read_chip(path, self.bands, window, band_names)
+        scale, offset, _ = self.radiometry_of(path, band_names, scale, offset)
+        return np.where(valid, to_reflectance(dn, scale, offset), np.float32(np.nan)), valid, grid
 
     def reflectance(self,
         dn:np.ndarray,    # (C,h,w) digital numbers of `bands`
@@ -75,21 +100,51 @@ def spec_from_dict(d:dict)->InputSpec:
     "The `InputSpec` that `spec_to_dict` was given"
     return InputSpec(**{**d, 'stats': stats_from_dict(d['stats']), 'classes': tuple(d['classes'])})
 
+def spec_differences(
+    a:InputSpec, # One
+    b:InputSpec, # Another
+)->list: # Texts such as "bands B04, B03 and B03, B04"; empty where both networks see and say the same
+    "In what two specifications differ, beside the size of windows"
+    def text(o): return ', '.join(map(str, o)) if isinstance(o, (list,tuple)) else f'{o:g}' if isinstance(o, float) else str(o)
+    found = [f'{k} {text(x)} and {text(y)}' for k in ('bands','classes','scale','offset','trust_files')
+             if (x := getattr(a, k))!=(y := getattr(b, k))]
+    if list(a.bands)!=list(b.bands): return found
+    for name,x,y in zip(('mean','deviation'), stats_for(a.stats, a.bands), stats_for(b.stats, b.bands)):
+        if not np.allclose(x, y, rtol=1e-4, atol=1e-7): found.append(f'{name} {text(x.tolist())} and {text(y.tolist())}')
+    return found
+
 # %% ../nbs/05_data.ipynb #3af433a0
+def _check_extremes(x, path):
+    "Refuse a number that no surface reflects among others that are as they should be"
+    low, high = np.nanmin(x), np.nanmax(x)
+    if low>-.5 and high<20 or not PLAUSIBLE[0]<np.nanmedian(x)<PLAUSIBLE[1]: return
+    raise RasterError(f'{path} holds numbers that would be reflectance {low if low<=-.5 else high:.3g}, which no surface has. If they '
+                      'mean "no data", say so in the file (for example rio edit-info --nodata).')
+
+def _said_once(said):
+    if said: warnings.warn(said[0] + (f' So it is with {len(said)-1} more image(s).' if said[1:] else ''), stacklevel=3)
+
 def band_stats(
     index:pd.DataFrame,   # Index; with a column `split` only its train chips are used
     bands:list,           # Band names
-    scale:float=1e-4,     # Reflectance per DN
-    offset:float=0.,      # Reflectance of DN 0
+    scale:float=None,     # Reflectance per DN; what each file says where None, 1e-4 where it does not
+    offset:float=None,    # Reflectance of DN 0; likewise, 0 where it does not
     band_names:list=None, # What the files' layers are, where they do not say
-)->BandStats: # Raises `RasterError` for a chip without a valid pixel
+)->BandStats: # Raises `RasterError` for a chip without a valid pixel, or with numbers that cannot be reflectance
     "Statistics of the training images"
     rows = index[index['split']=='train'] if 'split' in index else index
-    stats = BandStats(bands)
+    spec, stats, odd = InputSpec(list(bands), None), BandStats(bands), []
     for path in rows['image']:
-        dn, valid, _ = read_chip(path, bands, band_names=band_names)
+        scale_, offset_, _ = spec.radiometry_of(path, band_names, scale, offset)
+        x, valid, _ = spec.read(path, None, band_names, scale_, offset_)
         if not valid.any(): raise RasterError(f'{path} has no valid pixel (all no data); remove its row from the index.')
-        stats.add(np.where(valid, to_reflectance(dn, scale, offset), np.nan))
+        _check_extremes(x, path)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter('always')
+            check_values(np.nanmean(x, (1,2)), path, scale_, offset_)
+        odd += [str(o.message) for o in said]
+        stats.add(x)
+    _said_once(odd)
     return stats
 
 # %% ../nbs/05_data.ipynb #9e6636fa
@@ -128,9 +183,7 @@ class ReadImage(Transform):
     "Reads the window of an item as reflectance"
     def __init__(self, spec, band_names=None, cache=False): self.spec,self.band_names,self.kept = spec,band_names,{} if cache else None
 
-    def read(self, path, window=None):
-        dn, valid, _ = read_chip(path, self.spec.bands, window, self.band_names)
-        return self.spec.reflectance(dn, valid)
+    def read(self, path, window=None): return self.spec.read(path, window, self.band_names)[0]
 
     def window(self, o):
         if self.kept is None: return self.read(o['image'], o['window'])
@@ -222,8 +275,8 @@ def mine_dls(
     spec:InputSpec=None,  # What the model sees; made from `bands` and the training images where None
     size:int=256,         # Side of the windows, px; a multiple of 32
     bs:int=8,             # Windows per batch
-    scale:float=1e-4,     # Reflectance per DN
-    offset:float=0.,      # Reflectance of DN 0
+    scale:float=None,     # Reflectance per DN; what each file says where None, 1e-4 where it does not
+    offset:float=None,    # Reflectance of DN 0; likewise, 0 where it does not
     classes:tuple=('background','mine'), # Names; the first is the background
     band_names:list=None, # What the files' layers are, where they do not say
     augment:bool=True,    # Augment training windows?
@@ -238,8 +291,9 @@ def mine_dls(
     empty = [o for o in (('train',) if domain==UNLABELLED else ('train','valid')) if o not in set(rows['split'])]
     if empty: raise SplitError(f"the {domain} domain has no {' and no '.join(empty)} chips; add sites or change the split.")
     if spec is None:
-        stats = band_stats(rows, bands, scale, offset, band_names)
-        spec = InputSpec(list(bands), stats, scale, offset, tuple(classes), size, resolution(rows))
+        stats, trust = band_stats(rows, bands, scale, offset, band_names), scale is None and offset is None
+        meaning = 1e-4 if scale is None else scale, 0. if offset is None else offset
+        spec = InputSpec(list(bands), stats, *meaning, tuple(classes), size, resolution(rows), trust)
     spec, items = replace(spec, size=size), chip_items(rows, size)
     bs = min(bs, sum(o['split']=='train' for o in items))
     dls = mine_block(spec, band_names, augment, jitter, cache).dataloaders(items, bs=bs, num_workers=workers, device=device)
