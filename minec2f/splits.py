@@ -241,7 +241,7 @@ def drop_near(
 
 # %% ../nbs/03a_splits.ipynb #b80c7f44
 def _check_countries(index, test, valid):
-    country = index.reindex(columns=['country'])['country'].fillna('')
+    country = index.get('country', pd.Series('', index.index)).fillna('')
     bare, lost, both = index['id'][country==''], {*test, *valid} - set(country), set(test) & set(valid)
     if len(bare): raise SplitError(f'{len(bare)} chip(s) have no country: {first_few(bare)}; fill it in, or leave them out.')
     if lost: raise SplitError(f'no chip is in {first_few(sorted(lost))}; the index has {first_few(sorted(set(country)), 20)}.')
