@@ -44,9 +44,17 @@ def _refuse(bad, path, what): # bad: (n,) bool
     if bad.any():
         raise DatasetError(f'{path}: {what(bad.idxmax())} (row {bad.idxmax()+2} of the file, and {bad.sum()-1} more).')
 
+def _cells(path, **kwargs):
+    "A table whose rows have no more cells than its first line"
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', pd.errors.ParserWarning)
+        try: return read_table(path, index_col=False, **kwargs)
+        except pd.errors.ParserWarning as e:
+            raise DatasetError(f'{path} has rows with more cells than its first line has names; put text that holds a separator in quotes.') from e
+
 def _known_columns(path):
     "Column as it is written -> its name, for those that mean something here"
-    name = {o: str(o).strip().lower() for o in read_table(path, nrows=0, index_col=False).columns}
+    name = {o: str(o).strip().lower() for o in _cells(path, nrows=0).columns}
     known = {o: k for o,k in name.items() if k in _TEXT or k in _NUMBERS}
     twice = [k for k in known.values() if list(known.values()).count(k)>1]
     if twice: raise DatasetError(f'{path} has more than one column {twice[0]}; keep one.')
@@ -56,7 +64,7 @@ def _table(path):
     "The rows of an index that hold something; text without spaces around it, missing text as ''"
     known = _known_columns(path)
     types = {o: str for o,k in known.items() if k in _TEXT}
-    index = read_table(path, dtype=types, index_col=False).rename(columns=known).dropna(how='all').reset_index(drop=True)
+    index = _cells(path, dtype=types).rename(columns=known).dropna(how='all').reset_index(drop=True)
     return index.assign(**{o: index[o].str.strip().fillna('') for o in known.values() if o in _TEXT})
 
 def _check_numbers(index, path):

@@ -109,7 +109,9 @@ def spec_differences(
     b:InputSpec, # Another
 )->list: # Texts such as "bands B04, B03 and B03, B04"; empty where both networks see and say the same
     "In what two specifications differ, beside the size of windows"
-    def text(o): return ', '.join(map(str, o)) if isinstance(o, (list,tuple)) else f'{o:g}' if isinstance(o, float) else str(o)
+    def text(o):
+        if isinstance(o, (list,tuple)): return ', '.join(map(text, o))
+        return f'{o:.4g}' if isinstance(o, float) else str(o)
     found = [f'{k} {text(x)} and {text(y)}' for k in ('bands','classes','scale','offset','trust_files')
              if (x := getattr(a, k))!=(y := getattr(b, k))]
     if list(a.bands)!=list(b.bands): return found
