@@ -106,16 +106,20 @@ def read_index(
     if unknown: raise DatasetError(f"{path} has the domain(s) {first_few(unknown)}; known are {', '.join(DOMAINS)} and {UNLABELLED}.")
     if 'split' not in index: return index
     if (index['split']=='').all(): return index.drop(columns='split')
+    _refuse(index['split']=='', path, lambda k: 'rows without split; fill them in, or leave the column out')
     index['split'] = index['split'].str.lower()
     check_split(index)
     return index
 
 # %% ../nbs/03_chips.ipynb #3d2fa1f3
+def _composed(name): return unicodedata.normalize('NFC', name)  # some systems write é as two characters
+
 def _files(folder, kind):
     "Name without its ending -> rasters of that name in a folder"
     found = {}
     for o in sorted(Path(folder/kind).rglob('*')):
-        if o.suffix.lower() in RASTER_SUFFIXES: found.setdefault(o.relative_to(folder/kind).with_suffix('').as_posix(), []).append(o)
+        name = _composed(o.relative_to(folder/kind).with_suffix('').as_posix())
+        if o.suffix.lower() in RASTER_SUFFIXES: found.setdefault(name, []).append(o)
     return found
 
 def _stay_inside(path, folder, homes, what):
@@ -131,7 +135,7 @@ def _found(index, column, folder):
     kind = f'{column}s'
     files, homes = _files(folder, kind), [folder, (folder/kind).resolve()]
     for name,said in zip(index['id'], index.get(column, [''] * len(index))):
-        paths = [said] if said else files.get(name, [])
+        paths = [said] if said else files.get(_composed(name), [])
         if len(paths)>1: raise DatasetError(f'chip {name} has several files: {first_few(paths)}; keep one, or name it in a column {column}.')
         yield _stay_inside(paths[0], folder, homes, f'{column} of {name}') if paths else ''
 
@@ -180,12 +184,13 @@ _MEND = 'correct the row, or leave the column out: it is taken from the image.'
 
 def _look(path, min_side):
     "The grid of an image; its last pixel is read, since a file that was cut off still has a good header"
-    grid = read_grid(path)
+    with open_raster(path) as src:
+        grid = Grid(src.crs, src.transform, src.height, src.width)
+        src.read(src.count, window=Window(grid.width-1, grid.height-1, 1, 1))
     if min(grid.shape)<min_side:
         raise GridError(f'{path} is {grid.height}x{grid.width} px; at least {min_side} px a side are needed. Cut a larger chip, or '
                         'drop it.')
-    with open_raster(path) as src: src.read(src.count, window=Window(grid.width-1, grid.height-1, 1, 1))
-    return grid
+    return grid if grid.crs else read_grid(path)  # which says what to do
 
 def _check_mask(row, grid):
     with open_raster(row['mask']) as src:

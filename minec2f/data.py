@@ -235,9 +235,12 @@ class MultiSpectral(TensorImageBase):
 
 class ReadImage(Transform):
     "Reads the window of an item as reflectance"
-    def __init__(self, spec, band_names=None, cache=False): self.spec,self.band_names,self.kept = spec,band_names,{} if cache else None
+    def __init__(self, spec, band_names=None, cache=False):
+        self.spec,self.band_names,self.meaning,self.kept = spec,band_names,{},{} if cache else None
 
-    def read(self, path, window=None): return self.spec.read(path, window, self.band_names)[0]
+    def read(self, path, window=None):
+        if path not in self.meaning: self.meaning[path] = self.spec.radiometry_of(path, self.band_names)[:2]
+        return self.spec.read(path, window, self.band_names, *self.meaning[path])[0]
 
     def window(self, o):
         if self.kept is None: return self.read(o['image'], o['window'])
@@ -346,6 +349,7 @@ def _multiple(size): return max(32, int(size)//32*32) if isinstance(size, Real) 
 
 def _rows_of(index, domain, buffer_km):
     "Train and valid rows of a domain; raises `SplitError` where there are none, or the split leaks"
+    if not isinstance(index, pd.DataFrame): raise OptionError(f'the index is a {type(index).__name__}; the table of load_index was expected.')
     if 'split' not in index: raise SplitError('the index has no column split; make one, for example with index = site_split(index).')
     assert_no_leak(index, index.attrs.get('buffer_km', 10.) if buffer_km is None else buffer_km)
     rows = index[(index['domain']==domain) & index['split'].isin(['train','valid'])]
