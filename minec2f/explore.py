@@ -137,7 +137,7 @@ def _outline(self:ChipViews, i):
     row = self.rows[i]
     if not self.has_outline(i): raise DatasetError(f"{row['id']} has no coarse outlines; give some with coarse=….")
     _, valid, grid = read_chip(row['image'])
-    return np.where(valid, rasterize_polygons(load_polygons(row['polygons']) if self.coarse is None else self.coarse, grid), np.nan)
+    return np.where(valid, rasterize_polygons(row_polygons(row) if self.coarse is None else self.coarse, grid), np.nan)
 
 @patch
 def _probability(self:ChipViews, i, name):

@@ -171,7 +171,7 @@ def _write_all(folder, chips, scenes, bands, noise):
     rows, outlines = [], []
     for chip in chips:
         row, mask = write_chip(folder, chip, bands)
-        rows.append(row)
+        rows.append(row | dict(polygons='coarse.gpkg' if chip.domain=='coarse' else ''))
         if chip.domain=='coarse': outlines.append(coarse_outlines(chip, mask, noise))
     for o in scenes: write_chip(folder, o, bands, scene=True)
     pd.DataFrame(rows).to_csv(folder/'index.csv', index=False)
