@@ -83,7 +83,7 @@ def coarsen(
     if not kept: return []
     mines = [grow_outline(o, max(0, rng.normal(noise.grow, noise.grow_sd)), noise.wobble, rng) for o in close_gaps(kept, noise.close)]
     moved = translate(simplify(union_all(mines), noise.simplify), *rng.normal(0, noise.shift, 2))
-    return list(get_parts([o for o in [polygonal(moved)] if o is not None]))
+    return list(get_parts(polygonal(moved)))
 
 # %% ../nbs/02b_labelnoise.ipynb #9910cba7
 def label_agreement(
