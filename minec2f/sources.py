@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['Source', 'SOURCES', 'EQUAL_AREA', 'COLUMNS', 'FINE_COLUMNS', 'KOPPEN', 'source_card', 'detect_source',
-           'join_antimeridian', 'area_km2', 'read_source', 'clean_polygons', 'dedupe_polygons', 'read_fine_table',
-           'climate_at']
+           'join_antimeridian', 'area_km2', 'unique_texts', 'read_source', 'clean_polygons', 'dedupe_polygons',
+           'read_fine_table', 'climate_at']
 
 # %% ../nbs/03d_sources.ipynb #9cd34316
 import re
-from collections import namedtuple
+from collections import Counter, namedtuple
 from pathlib import Path
 
 import numpy as np, pandas as pd
@@ -113,10 +113,18 @@ def _degrees(geoms, what):
 
 def _text(values): return pd.Series(values).map(lambda o: '' if pd.isna(o) else str(o).strip()).to_numpy(object)
 
-def _unique(ids):
-    "Ids as they are, numbered where they repeat"
-    turn = pd.Series(ids).groupby(ids).cumcount().to_numpy()
-    return [f'{o}~{n+1}' if n else o for o,n in zip(ids, turn)]
+def unique_texts(
+    ids, # Anything; what is missing becomes ''
+)->list: # As text, numbered where it repeats
+    "Ids of which no two are the same"
+    out, turn = {}, Counter()  # a dict keeps the order
+    for text in _text(list(ids)):
+        name = text
+        while name in out:
+            turn[text] += 1
+            name = f'{text}~{turn[text]+1}'
+        out[name] = True
+    return list(out)
 
 # %% ../nbs/03d_sources.ipynb #38e552ba
 def _from_names(source, name):
@@ -172,7 +180,7 @@ def read_source(
         out.append(_standard(gdf, key, SOURCES[key].columns | columns, said, km2_per_unit or SOURCES[key].km2))
     if not out: raise PolygonError(f'{name} holds no polygon; a layer with mine outlines was expected.')
     table = pd.concat(out, ignore_index=True)
-    return table.assign(polygon_id=_unique([f'{s}:{o}' for s,o in zip(table['source'], table['polygon_id'])]))
+    return table.assign(polygon_id=unique_texts([f'{s}:{o}' for s,o in zip(table['source'], table['polygon_id'])]))
 
 # %% ../nbs/03d_sources.ipynb #3b2cfcfd
 def _repair(geom, torn):
