@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_PARTS', 'TASK_COLUMNS', 'LONGEST_NAME', 'degree_boxes', 'Neighbours', 'cluster_polygons', 'check_number',
-           'cut_windows', 'file_names', 'plan_tasks', 'frame_of', 'window_of']
+           'cut_windows', 'file_names', 'check_windows', 'plan_tasks', 'frame_of', 'window_of']
 
 # %% ../nbs/03e_plan.ipynb #372248d0
 import hashlib, re, unicodedata
@@ -141,6 +141,14 @@ def _degrees(windows): # (west, south, east, north) of (epsg, bounds) each; east
         out.append(ways[epsg].transform_bounds(*bounds))
     return shapely.bounds(degree_boxes(out))
 
+def check_windows(
+    margin_m, size_m, max_side_m, # As in `plan_tasks`
+): # Raises `OptionError`
+    "Refuse windows that make no sense"
+    check_number(margin_m, 'margin_m')
+    check_number(max_side_m, 'max_side_m', 1)
+    if size_m is not None: check_number(size_m, 'size_m', 1)
+
 def plan_tasks(
     polygons,           # GeoDataFrame in EPSG:4326 from `read_source` and `clean_polygons`: polygon_id, geometry; country, commodity, source where known
     margin_m:float=0.,  # Ground around the outlines, m; 0: bounding boxes, as in the paper (inferred)
@@ -149,9 +157,7 @@ def plan_tasks(
 )->pd.DataFrame: # One row a chip; raises `CRSError`, `PolygonError`, `DatasetError`, `OptionError`
     "What to cut out, where, with which outlines"
     import shapely
-    check_number(margin_m, 'margin_m')
-    check_number(max_side_m, 'max_side_m', 1)
-    if size_m is not None: check_number(size_m, 'size_m', 1)
+    check_windows(margin_m, size_m, max_side_m)
     if polygons.crs is None or polygons.crs.to_epsg()!=4326:
         raise CRSError(f'the polygons have the CRS {polygons.crs}; longitude and latitude (EPSG:4326) were expected. Use to_crs(4326).')
     if not len(polygons): raise PolygonError('there is no polygon to plan for; at least one was expected.')
