@@ -137,6 +137,12 @@ def _error_table(before, pages, failed):
     once = known['stage'].isin(['scenes','images']) & known.duplicated(['stage','id'])
     return pd.concat([known[~once], pd.DataFrame(failed, columns=ERRORS)], ignore_index=True).astype(dict(attempts=float))
 
+def _say_small(index, side=32): # What `load_index` asks for
+    small = index['id'][index[['width','height']].astype(float).min(axis=1)<side]
+    if len(small):
+        warnings.warn(f'{len(small)} of {len(index)} chips have a side of less than {side} px, which load_index refuses: {first_few(small)}. Show more of the ground (margin_m=…, '
+                      f'size_m=…), build with min_side={side}, or leave them out with curate and write_curated.', stacklevel=4)
+
 def check_run(
     out,              # As in `run_tasks`, and so are the others
     workers=0, engine='local', retries=3, wait_s=1., progress=True,
@@ -173,6 +179,7 @@ def run_tasks(
         failed = _error_table(errors, pages, [o for o in made if 'error' in o])
         _write_table(out/'index.csv', index)
         _write_table(out/'errors.csv', failed)
+        _say_small(index)
         return Built(out, index, failed)
 
 # %% ../nbs/03i_build.ipynb #4e360d6d

@@ -10,7 +10,7 @@ import json
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
+import numpy as np, rasterio
 
 from .core import *
 from .raster import *
@@ -24,7 +24,7 @@ def _to_crs(wkt):
 
 def _inside(points, grid): # (n,) bool: which shapely Points lie on a grid
     import shapely
-    cols, rows = ~grid.transform*shapely.get_coordinates(points).T
+    cols, rows = rasterio.transform.rowcol(grid.transform, *shapely.get_coordinates(points).T, op=np.floor)[::-1]
     return (cols>=0) & (cols<grid.width) & (rows>=0) & (rows<grid.height)
 
 def _without_centre(shapes, grid):
@@ -89,7 +89,7 @@ def make_chip(
     max_nodata:float=.5,    # Share of the window without data that is let pass
     all_touched:bool=False, # As in `draw_label`
     ignore_m:float=0.,      # As in `draw_label`, m
-    min_side:int=32,        # Smallest side of a chip, px, as in `load_index`
+    min_side:int=0,         # Smallest side of a chip, px; `load_index` asks for 32
     skip:dict=None,         # Scene -> error: what the reader need not ask for again; for readers that know scenes
 )->dict: # The row of the index; raises `SceneError`, `RasterError`, `NetworkError`, … and then has written nothing
     "Image, mask and row of one task"

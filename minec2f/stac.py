@@ -268,13 +268,16 @@ class StacReader:
                 seen = self._observe(task, passes)
             except MineC2FError as e:
                 scene = getattr(e, 'scene', None)
-                if scene is None or scene in aside or isinstance(e, NetworkError):
-                    e.problems = [*odd, *(scene_problem(k, o) for k,o in aside.items())]
-                    raise
-                aside[scene] = e
+                if scene and not isinstance(e, NetworkError): aside[scene] = e
+                else:
+                    e = _nothing_left(task, aside, e) if aside and not scene else e
+                    e.problems = self._problems(odd, aside)
+                    raise e
             else:
-                seen.problems = [*odd, *(scene_problem(k, o) for k,o in aside.items())]
+                seen.problems = self._problems(odd, aside)
                 return seen
+
+    def _problems(self, odd, aside): return [*odd, *(scene_problem(k, o) for k,o in aside.items())]
 
     @property
     def _product(self): return get_product(self.product)
@@ -286,7 +289,6 @@ class StacReader:
     def _passes(self, task, found, aside):
         silent = [o for o in aside.values() if isinstance(o, NetworkError)]
         if found and len(silent)<self.max_passes: return rank_passes(found, frame_of(task))[:self.max_passes]
-        if aside: raise _none_left(task, aside)
         raise SceneError(f"{task['id']}: no scene of {task['lon']:.3f}, {task['lat']:.3f} in {self.dates} with at most {self.scene_cloud:.0%} cloud; "
                          "widen the dates, or allow more (scene_cloud).")
 
@@ -353,12 +355,12 @@ def fault_of(
         e.scene = item.id
         raise
 
-def _none_left(task, aside):
-    kinds, reasons = {type(o) for o in aside.values()}, '; '.join(f'{k}: {o}' for k,o in list(aside.items())[:3])
-    more = f' and {len(aside)-3} more' if len(aside)>3 else ''
-    e = (kinds.pop() if len(kinds)==1 else SceneError)(f"{task['id']}: none of {len(aside)} scene(s) can be used: {reasons}{more}")
-    e.scene = next(iter(aside))
-    return e
+def _nothing_left(task, aside, e):
+    "The error of a place where scenes were put aside and the others will not do: of their kind, where they are of one"
+    kinds, reasons = {type(o) for o in aside.values()}, first_few((f'{k}: {o}' for k,o in aside.items()), 3)
+    left = (kinds.pop() if len(kinds)==1 else SceneError)(f"{task['id']}: {len(aside)} scene(s) cannot be used ({reasons}), and no other will do: {e}")
+    left.scene = next(iter(aside))
+    return left
 
 def check_dates(
     dates:str, # 'YYYY-MM-DD/YYYY-MM-DD'
