@@ -220,7 +220,7 @@ def _keep_away(tasks, places, buffer_km):
 
 # %% ../nbs/03i_build.ipynb #d2432fbc
 def check_build(
-    out, domain='coarse', max_nodata=.5, ignore_m=0., min_side=32, margin_m=0., size_m=None, max_side_m=20480., # As in `build_dataset`
+    out, domain='coarse', max_nodata=.5, ignore_m=0., min_side=0, margin_m=0., size_m=None, max_side_m=20480., # As in `build_dataset`
     source=None, layer=None, keep_away=None, buffer_km=10., climate=None, all_touched=False, # Likewise; looked at where they are used
     **run, # As in `run_tasks`
 ): # Raises `OptionError`, `WriteError`
@@ -248,7 +248,7 @@ def build_dataset(
     max_nodata:float=.5, # As in `make_chip`
     all_touched:bool=False, # As in `draw_label`
     ignore_m:float=0.,   # As in `draw_label`, m
-    min_side:int=32,     # As in `make_chip`, px
+    min_side:int=0,      # As in `make_chip`, px
     **run,               # workers, engine, retries, wait_s, progress of `run_tasks`
 )->Built: # folder, index, errors; raises `PolygonError`, `CRSError`, `DatasetError`, `OptionError`, `WriteError`
     "Polygons and a reader in, dataset folder out; resumable"
