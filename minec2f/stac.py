@@ -354,6 +354,10 @@ def fault_of(
     except MineC2FError as e:
         e.scene = item.id
         raise
+    except Exception as e:
+        named = RasterError(f'scene {item.id} cannot be used ({type(e).__name__}: {e}); what the catalogue says of it must be wrong.')
+        named.scene = item.id
+        raise named from e
 
 def _nothing_left(task, aside, e):
     "The error of a place where scenes were put aside and the others will not do: of their kind, where they are of one"
