@@ -242,6 +242,7 @@ class StacReader:
 
     def __post_init__(self):
         product = get_product(self.product)
+        check_names(self.bands, 'bands')
         band_positions(list(get_sensor(product.sensor).bands), list(self.bands), f'product {self.product}', product.sensor)
         look_up(self.composite, dict.fromkeys(COMPOSITES), 'composite')
         look_up(self.resampling, rasterio.enums.Resampling.__members__, 'resampling')
@@ -397,7 +398,7 @@ def build_coarse_dataset(
 )->Built: # As from `build_dataset`
     "Dataset folder from polygons and a satellite archive"
     out = Path(out)
-    read = StacReader(str(catalog), dates, product, tuple(bands), composite, scene_cloud, window_cloud, max_passes, resampling, offset_applied)
+    read = StacReader(str(catalog), dates, product, tuple(check_names(bands, 'bands')), composite, scene_cloud, window_cloud, max_passes, resampling, offset_applied)
     check_build(out, **kwargs)
     if not is_searchable(str(catalog)): read = replace(read, listed=str(list_scenes(str(catalog), out/'scenes.json')))
     return build_dataset(polygons, read, out, **kwargs)
