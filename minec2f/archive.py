@@ -291,7 +291,7 @@ def synth_archive(
     if scene_size%2: raise GridError(f'scene_size is {scene_size}; an even number was expected, since some layers have 20 m pixels.')
     bands = [SYNTH_BANDS[o] for o in band_positions(SYNTH_BANDS, list(bands), 'a synthetic scene')]
     items, outlines = [], []
-    with atomic(out, 'scene archive') as root:
+    with atomic(out, 'scene archive') as root, disk_errors():
         for o in plan_places(n_sites, seed, border, antimeridian):
             new, shapes = _write_place(root, o, plan_dates(dates, clouds, o), scene_size, bands, mines, [seed, o.number], block, noise)
             items += new; outlines.append(shapes)

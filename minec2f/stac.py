@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHIFTED_SINCE', 'GDAL_HTTP', 'COMPOSITES', 'scene_radiometry', 'common_dn', 'asset_keys', 'read_assets',
-           'native_geobox', 'window_geobox', 'Sight', 'merge_quality', 'least_cloudy', 'median_composite', 'StacReader',
-           'fault_of', 'check_dates', 'build_coarse_dataset']
+           'native_geobox', 'window_geobox', 'Sight', 'merge_quality', 'least_cloudy', 'median_composite', 'fault_of',
+           'check_dates', 'StacReader', 'build_coarse_dataset']
 
 # %% ../nbs/04a_stac.ipynb #f4b755f0
 import logging, re, warnings
@@ -155,7 +155,7 @@ def native_geobox(
 def window_geobox(
     whole,     # odc GeoBox of a scene
     task:dict, # A row of `plan_tasks`
-    finest:float=.1, # No pixel of a scene can be smaller, m
+    finest:float=1., # No pixel of the scene can be smaller, m
 ):  # odc GeoBox: the window of the task, snapped outwards to the scene's pixels; may reach beyond it; raises `GridError`
     "The part of a scene's grid that a task asks for"
     from odc.geo.geobox import GeoBox
@@ -221,6 +221,38 @@ def median_composite(
             warnings.simplefilter('ignore', RuntimeWarning)  # a pixel that is never clear
             out[c] = np.nan_to_num(np.rint(np.nanmedian(band, 0)))
     return out
+
+# %% ../nbs/04a_stac.ipynb #14df092d
+@contextmanager
+def fault_of(
+    item, # pystac Item
+): # Context; what is raised inside knows the `scene`
+    "What goes wrong inside is this scene's fault"
+    try: yield
+    except MineC2FError as e:
+        e.scene = item.id
+        raise
+    except Exception as e:
+        named = RasterError(f'scene {item.id} cannot be used ({type(e).__name__}: {e}); what the catalogue says of it must be wrong.')
+        named.scene = item.id
+        raise named from e
+
+def _nothing_left(task, aside, e):
+    "The error of a place where scenes were put aside and the others will not do: of their kind, where they are of one"
+    kinds, reasons = {type(o) for o in aside.values()}, first_few((f'{k}: {o}' for k,o in aside.items()), 3)
+    left = (kinds.pop() if len(kinds)==1 else SceneError)(f"{task['id']}: {len(aside)} scene(s) cannot be used ({reasons}), and no other will do: {e}")
+    left.scene = next(iter(aside))
+    return left
+
+def check_dates(
+    dates:str, # 'YYYY-MM-DD/YYYY-MM-DD'
+): # Raises `OptionError`
+    "Refuse dates that are none, or run backwards"
+    try:
+        if not re.fullmatch(r'\d{4}-\d\d-\d\d/\d{4}-\d\d-\d\d', str(dates)): raise ValueError("'YYYY-MM-DD/YYYY-MM-DD' was expected")
+        first, last = map(date.fromisoformat, dates.split('/'))
+        if last<first: raise ValueError('the first day lies after the last one')
+    except ValueError as e: raise OptionError(f'dates={dates!r} makes no sense: {e}.') from None
 
 # %% ../nbs/04a_stac.ipynb #a6a03b59
 COMPOSITES = ('least_cloudy', 'median')
@@ -290,13 +322,13 @@ class StacReader:
     def _passes(self, task, found, aside):
         silent = [o for o in aside.values() if isinstance(o, NetworkError)]
         if found and len(silent)<self.max_passes: return rank_passes(found, frame_of(task))[:self.max_passes]
-        raise SceneError(f"{task['id']}: no scene of {task['lon']:.3f}, {task['lat']:.3f} in {self.dates} with at most {self.scene_cloud:.0%} cloud; "
+        raise SceneError(f"{task['id']}: no {'further ' if aside else ''}scene of {task['lon']:.3f}, {task['lat']:.3f} in {self.dates} with at most {self.scene_cloud:.0%} cloud; "
                          "widen the dates, or allow more (scene_cloud).")
 
     def _observe(self, task, passes): # One image of the passes
         for o in (o for p in passes for o in p):
             with fault_of(o): self._keys(o)
-        with fault_of(passes[0][0]): geobox = window_geobox(native_geobox(passes[0][0], self._keys(passes[0][0])[0]), task)
+        with fault_of(passes[0][0]): geobox = window_geobox(native_geobox(passes[0][0], self._keys(passes[0][0])[0]), task, get_sensor(self._product.sensor).res/4)
         looked = []
         def sights():
             for o in passes:
@@ -345,37 +377,6 @@ class StacReader:
         items = [o for s in used for k,o in enumerate(s.items) if (s.pick==k).any()]
         return dict(sensor=self.product, scenes=';'.join(o.id for o in items), cloud=round(float(hidden), 4),
                     dates=';'.join(sorted({o.datetime.strftime('%Y-%m-%d') for o in items})))
-
-@contextmanager
-def fault_of(
-    item, # pystac Item
-): # Context; what is raised inside knows the `scene`
-    "What goes wrong inside is this scene's fault"
-    try: yield
-    except MineC2FError as e:
-        e.scene = item.id
-        raise
-    except Exception as e:
-        named = RasterError(f'scene {item.id} cannot be used ({type(e).__name__}: {e}); what the catalogue says of it must be wrong.')
-        named.scene = item.id
-        raise named from e
-
-def _nothing_left(task, aside, e):
-    "The error of a place where scenes were put aside and the others will not do: of their kind, where they are of one"
-    kinds, reasons = {type(o) for o in aside.values()}, first_few((f'{k}: {o}' for k,o in aside.items()), 3)
-    left = (kinds.pop() if len(kinds)==1 else SceneError)(f"{task['id']}: {len(aside)} scene(s) cannot be used ({reasons}), and no other will do: {e}")
-    left.scene = next(iter(aside))
-    return left
-
-def check_dates(
-    dates:str, # 'YYYY-MM-DD/YYYY-MM-DD'
-): # Raises `OptionError`
-    "Refuse dates that are none, or run backwards"
-    try:
-        if not re.fullmatch(r'\d{4}-\d\d-\d\d/\d{4}-\d\d-\d\d', str(dates)): raise ValueError("'YYYY-MM-DD/YYYY-MM-DD' was expected")
-        first, last = map(date.fromisoformat, dates.split('/'))
-        if last<first: raise ValueError('the first day lies after the last one')
-    except ValueError as e: raise OptionError(f'dates={dates!r} makes no sense: {e}.') from None
 
 def _grid_of(geobox): return Grid(rasterio.CRS.from_user_input(str(geobox.crs)), geobox.affine, *geobox.shape)
 

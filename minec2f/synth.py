@@ -163,7 +163,7 @@ def synth_dataset(
     chips = [*plan_chips(n_coarse, DOMAINS[0], seed, 0, size, chips_per_site, 'c'),
              *plan_chips(n_fine, DOMAINS[1], seed, 1, size, chips_per_site, 'f')]
     scenes = plan_chips(n_scenes, DOMAINS[1], seed, 2, scene_size or 3*size, 1, 's', scene_mines)
-    with atomic(out, 'dataset') as tmp: _write_all(tmp, chips, scenes, bands, noise)
+    with atomic(out, 'dataset') as tmp, disk_errors(): _write_all(tmp, chips, scenes, bands, noise)
     return Path(out)
 
 # %% ../nbs/02c_synth.ipynb #a203c785
