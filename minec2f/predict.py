@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NODATA', 'CACHE', 'window_starts', 'blend_weights', 'RowBand', 'tile_logits', 'to_map', 'write_cog', 'check_number',
            'Tiling', 'check_tiling', 'scene_means', 'Scene', 'check_scene', 'bundle_version', 'map_tags', 'read_files',
-           'predict_scene', 'mapped_before', 'scene_files', 'predict_pixels', 'predict_array', 'geodesic_ha',
-           'in_one_piece', 'simplified', 'to_polygons']
+           'try_output', 'predict_scene', 'mapped_before', 'scene_files', 'predict_pixels', 'predict_array',
+           'geodesic_ha', 'in_one_piece', 'simplified', 'to_polygons']
 
 # %% ../nbs/13_predict.ipynb #d950d531
 import json, math, os
@@ -189,13 +189,22 @@ def check_tiling(
 # %% ../nbs/13_predict.ipynb #e9327ff4
 def _spread(length, side, n): return [(int(o), min(int(o)+side, length)) for o in np.unique(np.linspace(0, max(length-side, 0), n).round())]
 
+def _read_some(spec, src, windows, band_names, scale, offset):
+    "(C,n) reflectance of the valid pixels of those windows that can be read; raises where none can"
+    found, failed = [], []
+    for o in windows:
+        try: x, valid, _ = spec.read(src, o, band_names, scale, offset)
+        except RasterError as e: failed.append(e)
+        else: found.append(x[:, valid])
+    if failed and not found: raise failed[0]
+    return np.concatenate(found, 1)
+
 def _sample(spec, src, band_names, scale, offset, side=64):
-    "(C,n) reflectance of the valid pixels of 16 windows; of 256 where these show none"
+    "Pixels of 16 windows; of 256 where these show none"
     height, width = read_grid(src).shape
     for n in (4, 16):
         windows = [(r,c) for r in _spread(height, side, n) for c in _spread(width, side, n)]
-        tiles = (spec.read(src, window, band_names, scale, offset) for window in windows)
-        x = np.concatenate([x[:, valid] for x,valid,_ in tiles], 1)
+        x = _read_some(spec, src, windows, band_names, scale, offset)
         if x.size: break
     return x
 
@@ -341,6 +350,19 @@ def read_files(
     if Path(path).suffix.lower()!='.vrt': return [path]
     with open_raster(path) as src: return [path, *src.files]
 
+class _Tried(Exception): pass
+
+def try_output(
+    dst,      # File that will be written
+    inputs=(),# Paths that it must not be
+): # Raises `WriteError`
+    "Refuse what cannot be written before hours of work: a folder, an input, a name or a place that the disk does not take"
+    try:
+        with atomic(dst, inputs=inputs) as tmp:
+            tmp.touch()
+            raise _Tried
+    except _Tried: pass
+
 CACHE = 2**28 # bytes that GDAL may keep of decoded blocks; else a share of all memory, which grows while a large scene is read
 
 def predict_scene(
@@ -358,11 +380,10 @@ def predict_scene(
 )->Path: # `dst`: bands 'class' and 'probability', tags as in `map_tags`; raises `CRSError`, `BundleError`, `RasterError`, `WriteError`
     "Map a whole scene as a Cloud-Optimised GeoTIFF, holding only one row of windows in memory"
     cut = check_tiling(bundle, overlap, size, bs, device)
-    check_output(dst, inputs=(inputs := read_files(src)))
+    try_output(dst, inputs := read_files(src))
     if Path(dst).suffix.lower() not in ('', '.tif', '.tiff'): raise WriteError(f'{dst}: a map is a GeoTIFF; choose a name that ends in .tif.')
     scene, totals = check_scene(bundle, src, band_names, scale, offset), 0
     with rasterio.Env(GDAL_CACHEMAX=CACHE), atomic(dst, inputs=inputs) as tmp:
-        tmp.touch()  # what cannot be written is said now
         with TemporaryDirectory(dir=tmp.parent) as work, disk_errors():
             with _map_file(Path(work)/'rows.tif', scene.grid, bundle.classes, map_tags(bundle, scene, cut)) as f:
                 for y,rows in _finished_rows(bundle, scene.read, scene.grid.shape, cut, progress):

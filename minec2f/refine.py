@@ -243,24 +243,27 @@ def _back(outline, crs, dst):
     return polygonal(union_all([translate(new.intersection(box(lo, -90, lo+360, 90)), -180-lo) for lo in (-180, 180)])) if new.bounds[2]>180 else new
 
 # %% ../nbs/13a_refine.ipynb #45cfe7c6
-def _names(scenes): return ', '.join(Path(o.path).name for o in scenes)
+def _names(images): return ', '.join(Path(o).name for o in images)
 
-def _refine_row(bundle, outline, scenes, crs, cut, min_cover, **how):
+def _unusable(images): return f'{_names(images)} cannot be used' if images else ''
+
+def _refine_row(bundle, outline, scenes, lost, nowhere, crs, cut, min_cover, **how):
     "New outline in `crs` (None where the coarse one, given in longitude and latitude, is to be kept) and the row's other columns"
     row = dict(geometry=None, confidence=np.nan, covered=0., status='kept: no polygon', image='')
     if outline is None: return row
     share, mosaic, failed = best_view(outline, 4326, scenes)
     for e in failed.values(): warnings.warn(str(e), stacklevel=2)
-    lost = f'; {_names(failed)} cannot be read' if failed else ''
-    if mosaic is None: return row | dict(status='kept: '+(lost[2:] or 'on no image'))
-    row |= dict(covered=share, image=_names(mosaic.images))
-    if share<min_cover: return row | dict(status=f'kept: only {share:.0%} on an image{lost}')
+    lost = [*lost, *(o.path for o in failed)]
+    def status(text, lost=lost): return dict(status='; '.join(o for o in (text, _unusable(lost)) if o))
+    if mosaic is None: return row | status('kept: on no image', [*lost, *nowhere])
+    row |= dict(covered=share, image=_names(o.path for o in mosaic.images))
+    if share<min_cover: return row | status(f'kept: only {share:.0%} on an image', [*lost, *nowhere])
     try: new, sure = _redraw(bundle, mosaic, outline, cut, **how)
     except RasterError as e:
         warnings.warn(str(e), stacklevel=2)
-        return row | dict(status=f"kept: {row['image']} cannot be read")
-    if new is None: return row | dict(confidence=sure, status=f'kept: no mine found{lost}')
-    return row | dict(geometry=_back(new, mosaic.grid.crs, crs), confidence=sure, status=f'refined{lost}')
+        return row | status('kept', [o.path for o in mosaic.images])
+    if new is None: return row | dict(confidence=sure) | status('kept: no mine found')
+    return row | dict(geometry=_back(new, mosaic.grid.crs, crs), confidence=sure) | status('refined')
 
 # %% ../nbs/13a_refine.ipynb #382861b0
 COLUMNS = ['area_before_ha', 'area_after_ha', 'confidence', 'covered', 'status', 'image']
@@ -286,26 +289,26 @@ def _read_outlines(polygons, layer):
     return _own_columns(gdf), shapes
 
 # %% ../nbs/13a_refine.ipynb #ab176e76
-def _usable(images, f, what):
-    "{image: f(image)}; an image for which that fails is left out with a warning, unless it fails for all"
+def _usable(images, f):
+    "({image: f(image)}, images for which that fails); these are warned of, or their error raised where it fails for all"
     done, failed = {}, {}
     for o in images:
         try: done[o] = f(o)
         except (RasterError, CRSError, BundleError) as e: failed[o] = e
     if failed and not done: raise next(iter(failed.values()))
-    for e in failed.values(): warnings.warn(f'{what}: {e}', stacklevel=3)
-    return done
+    for e in failed.values(): warnings.warn(f'an image is left out: {e}', stacklevel=3)
+    return done, list(failed)
 
 def _scenes_of(bundle, lonlat, images, band_names, scale, offset):
-    "For each outline, the `Scene`s that may show it"
-    left_out = 'an image is left out'
-    found = images_of(lonlat, _usable(images, read_grid, left_out))
+    "For each outline (`Scene`s that may show it, images there that cannot be used, images of which nobody knows where they are)"
+    grids, nowhere = _usable(images, read_grid)
+    found = images_of(lonlat, grids)
     used = dict.fromkeys(o for row in found for o in row)
     if not used:
         raise PolygonError(f'none of the {len(found)} polygons lies on any of the {len(images)} images; check that both are of the same '
                            'place and that their CRS are right.')
-    scenes = _usable(used, lambda o: check_scene(bundle, o, band_names, scale, offset), left_out)
-    return [[scenes[o] for o in row if o in scenes] for row in found]
+    scenes, lost = _usable(used, lambda o: check_scene(bundle, o, band_names, scale, offset))
+    return [([scenes[o] for o in row if o in scenes], [o for o in row if o in lost], nowhere) for row in found]
 
 def _with_results(gdf, coarse, rows):
     "The layer with new outlines and columns, geometry last"
@@ -345,14 +348,15 @@ def refine_polygons(
     _check_options(reach_m, margin_m, threshold, min_area_ha, min_cover, simplify_m)
     cut, suffix, images = check_tiling(bundle, **options), vector_format(out), raster_files(images)
     inputs = [p for o in images for p in read_files(o)] + ([] if hasattr(polygons, 'columns') else [polygons])
-    check_output(out, inputs=inputs)
+    try_output(out, inputs)
     gdf, coarse = _read_outlines(polygons, layer)
     lonlat = in_one_piece(coarse.to_crs(4326))
     todo = list(zip(lonlat, _scenes_of(bundle, lonlat, images, band_names, scale, offset)))
     writable_columns(gdf, suffix)  # what cannot be written is found before hours of work
     how = dict(reach_m=reach_m, margin_m=margin_m, threshold=threshold, min_area_ha=min_area_ha, simplify_m=simplify_m)
     with rasterio.Env(GDAL_CACHEMAX=CACHE):
-        rows = [_refine_row(bundle, *o, gdf.crs, cut, min_cover, **how) for o in (progress_bar(todo, leave=False) if progress else todo)]
+        rows = [_refine_row(bundle, o, *seen, gdf.crs, cut, min_cover, **how)
+                for o,seen in (progress_bar(todo, leave=False) if progress else todo)]
     done = _with_results(gdf, coarse, rows)
     write_polygons(done, out, inputs=inputs)
     return done
