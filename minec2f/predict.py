@@ -6,7 +6,7 @@
 __all__ = ['NODATA', 'CACHE', 'window_starts', 'blend_weights', 'RowBand', 'tile_logits', 'to_map', 'write_cog', 'check_number',
            'Tiling', 'check_tiling', 'scene_means', 'Scene', 'check_scene', 'bundle_version', 'map_tags', 'read_files',
            'try_output', 'predict_scene', 'mapped_before', 'scene_files', 'predict_pixels', 'predict_array',
-           'geodesic_ha', 'in_one_piece', 'simplified', 'to_polygons']
+           'geodesic_ha', 'in_one_piece', 'cut_at_180', 'simplified', 'to_polygons']
 
 # %% ../nbs/13_predict.ipynb #d950d531
 import json, math, os
@@ -464,6 +464,15 @@ def in_one_piece(
     import shapely
     def east(xy): return xy + np.stack([360*(xy[:,0]<0), 0*xy[:,0]], 1)
     return geoms.map(lambda o: shapely.transform(o, east) if o is not None and o.bounds[2:] and o.bounds[2]-o.bounds[0]>180 else o)
+
+def cut_at_180(
+    geoms, # GeoSeries in longitude and latitude
+): # GeoSeries; what lies across the antimeridian is in two parts, as maps have it
+    "Polygons within -180 to 180 degrees"
+    from shapely import box, union_all
+    from shapely.affinity import translate
+    def parts(o): return union_all([translate(o.intersection(box(lo, -90, lo+360, 90)), -180-lo) for lo in (-180, 180)])
+    return in_one_piece(geoms).map(lambda o: parts(o) if o is not None and o.bounds[2:] and o.bounds[2]>180 else o)
 
 def simplified(
     geoms,       # GeoSeries of polygons with a CRS

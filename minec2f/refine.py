@@ -234,13 +234,9 @@ def _series(geometry, crs=4326):
     return GeoSeries([geometry], crs=crs)
 
 def _back(outline, crs, dst):
-    "An outline in the CRS of the layer; in degrees it is cut at the antimeridian, as maps are"
-    from shapely import box, union_all
-    from shapely.affinity import translate
-    new = _to(outline, crs, dst)
-    if not _series(new, dst).crs.is_geographic: return new
-    new = in_one_piece(_series(new, dst)).iloc[0]
-    return polygonal(union_all([translate(new.intersection(box(lo, -90, lo+360, 90)), -180-lo) for lo in (-180, 180)])) if new.bounds[2]>180 else new
+    "An outline in the CRS of the layer"
+    new = _series(_to(outline, crs, dst), dst)
+    return polygonal(cut_at_180(new).iloc[0]) if new.crs.is_geographic else new.iloc[0]
 
 # %% ../nbs/13a_refine.ipynb #45cfe7c6
 def _names(images): return ', '.join(Path(o).name for o in images)
