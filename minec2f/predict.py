@@ -19,7 +19,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np, rasterio, rasterio.shutil, torch
 from fastcore.basics import chunked
-from fastprogress.fastprogress import progress_bar
 from rasterio import features
 from rasterio.warp import transform
 from rasterio.windows import Window
@@ -308,7 +307,7 @@ def _finished_rows(bundle, read, shape, cut, progress=False):
     ys = window_starts(height, cut.size, cut.overlap)
     band = RowBand(len(bundle.classes), cut.size, across)
     rows = list(zip(ys, [*ys[1:], height]))
-    for y,after in progress_bar(rows, leave=False) if progress else rows:
+    for y,after in watched(rows, progress):
         for batch in chunked(_row_tiles(read, shape, y, cut.size, cut.overlap), cut.bs):
             xs, tiles, valid = zip(*batch)
             for o in zip(xs, tile_logits(bundle, np.stack(tiles), cut.device), valid): band.add(*o)
@@ -363,7 +362,7 @@ def try_output(
             raise _Tried
     except _Tried: pass
 
-CACHE = 2**28 # bytes that GDAL may keep of decoded blocks; else a share of all memory, which grows while a large scene is read
+CACHE = 2**27 # bytes that GDAL may keep of decoded blocks; else a share of all memory, which grows while a large scene is read
 
 def predict_scene(
     bundle,               # From `load_bundle`: has `model`, `bands`, `classes` (the first is background), `size` and `spec`
@@ -374,7 +373,7 @@ def predict_scene(
     bs:int=8,             # Windows per batch
     band_names:list=None, # What the scene's layers are, where it does not say
     device=None,          # Where to compute; CUDA where there is one
-    progress:bool=True,   # Show a progress bar?
+    progress:bool=True,   # Say how long it takes?
     scale=None,           # Reflectance per DN, or one for each band; what the file says where None, else what the bundle says
     offset=None,          # Reflectance of DN 0, likewise
 )->Path: # `dst`: bands 'class' and 'probability', tags as in `map_tags`; raises `CRSError`, `BundleError`, `RasterError`, `WriteError`

@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np, rasterio
-from fastprogress.fastprogress import progress_bar
 from rasterio.features import geometry_mask
 from rasterio.warp import transform_bounds
 
@@ -335,7 +334,7 @@ def refine_polygons(
     simplify_m:float=0.,   # Move outlines by at most this, metres; 0 keeps pixel edges
     layer:str=None,        # Layer of the file; its only one with polygons where None
     band_names:list=None,  # What the images' layers are, where they do not say
-    progress:bool=True,    # Show a progress bar?
+    progress:bool=True,    # Say how long it takes?
     scale=None,            # Reflectance per DN, or one for each band; what each file says where None, else what the bundle says
     offset=None,           # Reflectance of DN 0, likewise
     **options,             # Of `check_tiling`: overlap, size, bs, device
@@ -352,7 +351,7 @@ def refine_polygons(
     how = dict(reach_m=reach_m, margin_m=margin_m, threshold=threshold, min_area_ha=min_area_ha, simplify_m=simplify_m)
     with rasterio.Env(GDAL_CACHEMAX=CACHE):
         rows = [_refine_row(bundle, o, *seen, gdf.crs, cut, min_cover, **how)
-                for o,seen in (progress_bar(todo, leave=False) if progress else todo)]
+                for o,seen in watched(todo, progress)]
     done = _with_results(gdf, coarse, rows)
     write_polygons(done, out, inputs=inputs)
     return done
