@@ -38,7 +38,8 @@ def amazon():
     if not (folder/'index.csv').exists():
         sites, pixels = pd.read_csv(source/'index.csv').rename(columns=dict(longitude='lon', latitude='lat')), np.load(source/'chips_t1.npz')['x'][:,:3]
         index = sites[['lon','lat']].assign(id=[f'{o:04}' for o in sites.index], site=lambda t: t['id'], domain=UNLABELLED)
-        with atomic(folder) as tmp:
+        with atomic(folder, kind='dataset') as tmp:
+            tmp.mkdir()
             for row,x in zip(index.itertuples(), pixels):
                 write_raster(tmp/'images'/f'{row.id}.tif', x.clip(1).astype(np.uint16), utm_grid(row.lon, row.lat, 48), nodata=0, names=['B02','B03','B04'])
             index.to_csv(tmp/'index.csv', index=False)
