@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import numpy as np, torch
 from fastcore.basics import patch
-from fastcore.imports import IN_NOTEBOOK, noop
+from fastcore.imports import IN_NOTEBOOK
 from fastcore.meta import delegates
 from fastcore.foundation import L
 from fastcore.xtras import ContextManagers
@@ -23,7 +23,7 @@ from fastai.callback.tracker import TrackerCallback
 from fastai.callback.training import GradientClip
 from fastai.data.block import DataLoaders
 from fastai.interpret import plot_top_losses  # noqa: F401 (extended below)
-from fastai.learner import Learner
+from fastai.learner import Learner, noop
 from fastai.torch_core import TensorMask, params, set_seed, subplots
 from plum import dispatch
 
