@@ -35,5 +35,10 @@ test: install
 lab: .venv/lab
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/nbs $(LAB)
 
+docs: .venv/docs-installed
+	PYTHONPATH=. $(BIN)/python docs/pages.py _docs/source
+	PYTHONPATH=. $(BIN)/sphinx-build -W --keep-going --quiet -c docs _docs/source _docs/html
+	@echo 'the site is in _docs/html: open index.html, or (for the search) python -m http.server -d _docs/html'
+
 clean:
 	rm -rf .venv runs/*

@@ -85,7 +85,7 @@ def notebook_page(nb):
     "The notebook as JSON, with a line of links under its summary"
     cells = [o for o in map(reader_cell, nb.cells) if o]
     links = [f'[source]({on_github(place(nb.path))})']
-    if nb.module: links = [f'[`{nb.module}`](../api/{nb.module}.md)', *links]
+    if nb.module: links = [f'Reference: [`{nb.module}`](../api/{nb.module}.md)', *links]
     first = next(o for o in cells if o['cell_type']=='markdown')
     first['source'] = re.sub(r'\A(# .+\n+(?:>.*\n?)*)', rf'\1\n{{.links}}\n{" · ".join(links)}\n\n', first['source'])
     metadata = dict(language_info=dict(name='python', pygments_lexer='python'))
@@ -131,7 +131,7 @@ def api_page(name, path, nb):
 def api_index(nbs, names):
     lines = ['# Reference', '', 'Every public name, with the types, defaults, shapes and units that stand beside it in the source.', '']
     explained = {o.module: o for o in nbs}
-    groups = [(o.title, [n for n in names if n in explained and o in parts_of(explained[n])]) for o in PARTS]
+    groups = [(o.title, [nb.module for nb in nbs if nb.module and o in parts_of(nb)]) for o in PARTS]
     groups.append(('Shortcuts', [n for n in names if n not in explained]))
     for title, own in groups:
         if not own: continue
