@@ -29,7 +29,7 @@ demo: install
 test: install
 	$(BIN)/python -m pytest -q tests/test_sync.py
 	$(TEST_ENV) $(BIN)/nbdev_test --n_workers 2 --timing
-	$(TEST_ENV) $(BIN)/python -m pytest -q -rs --durations=5 tests
+	$(TEST_ENV) $(BIN)/python -m pytest -q -rs --durations=5 -n 2 --dist loadfile tests
 
 # further options in LAB: make lab LAB='--no-browser --port 8890'
 lab: .venv/lab

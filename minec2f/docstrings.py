@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['read_comments', 'comments_of', 'describe', 'document', 'install']
 
-# %% ../nbs/00c_docstrings.ipynb #43b1f6aa
+# %% ../nbs/00c_docstrings.ipynb #85d7c116
 import inspect, linecache, re, sys
 from importlib.machinery import PathFinder, SourceFileLoader
 from itertools import islice, takewhile
 from tokenize import COMMENT, NAME, NEWLINE, TokenError, generate_tokens
 from typing import get_args
 
-# %% ../nbs/00c_docstrings.ipynb #63ee44b7
+# %% ../nbs/00c_docstrings.ipynb #f730e76f
 def read_comments(
     lines, # Text from the line of `def` on, or of a decorator above it
 )->dict: # Name -> comment; `return` -> that behind the signature
@@ -40,7 +40,7 @@ def comments_of(
     further = comments_of(f.__delwrap__) if hasattr(f, '__delwrap__') else {}
     return {**{k: v for k,v in further.items() if k!='return'}, **found}
 
-# %% ../nbs/00c_docstrings.ipynb #247e402b
+# %% ../nbs/00c_docstrings.ipynb #a1e6120a
 def _type(a): return ' or '.join(map(_type, get_args(a))) if '|' in str(a) and get_args(a) else getattr(a, '__name__', str(a))
 def _default(o): return getattr(o, '__name__', None) or repr(o)
 
@@ -66,11 +66,11 @@ def describe(
     lines = [*_section('Parameters', [l for o in params for l in _entry(o, comments.get(o.name))]), *_section('Returns', returns)]
     return '\n'.join([inspect.cleandoc(summary or ''), *lines]).strip('\n')
 
-# %% ../nbs/00c_docstrings.ipynb #b6c42b0e
-_SECTION = '\n\nParameters\n---'
+# %% ../nbs/00c_docstrings.ipynb #6733e313
+_SECTION = re.compile(r'(^|\n\n)(Parameters|Returns)\n---')
 
 def _add(o, comments):
-    if comments: o.__doc__ = describe(o, comments, (inspect.getdoc(o) or '').split(_SECTION)[0])
+    if comments: o.__doc__ = describe(o, comments, _SECTION.split(inspect.getdoc(o) or '')[0])
 
 def _fields(cls, lines):
     "Comments of the fields of a dataclass, which are lines of its body"
@@ -96,9 +96,10 @@ def document(
     for k,o in own.items():
         if is_mine(k, o): _add_class(o, lines) if isinstance(o, type) else _add(o, comments_of(o))
     for k,o in (o for c in classes for o in vars(c).items()):
-        if k[0]!='_' and inspect.isfunction(o) and inspect.unwrap(o).__globals__ is own: _add(o, comments_of(o))
+        f = getattr(o, '__func__', o) # of a class method
+        if k[0]!='_' and inspect.isfunction(f) and inspect.unwrap(f).__globals__ is own: _add(f, comments_of(f))
 
-# %% ../nbs/00c_docstrings.ipynb #cc3afed1
+# %% ../nbs/00c_docstrings.ipynb #269f0708
 class _Loader(SourceFileLoader):
     def exec_module(self, module):
         super().exec_module(module)
