@@ -48,4 +48,4 @@ docs: .venv/docs
 	@echo 'the site is in _docs/html: open index.html, or (for the search) python -m http.server -d _docs/html'
 
 clean:
-	rm -rf .venv runs/*
+	rm -rf .venv _docs runs/*
