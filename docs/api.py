@@ -46,14 +46,17 @@ def parameters(args, comments):
     if args.vararg: found.append(('*', args.vararg, None))
     found += [('', *o) for o in zip(args.kwonlyargs, args.kw_defaults)]
     if args.kwarg: found.append(('**', args.kwarg, None))
-    return tuple((stars+o.arg, text_of(o.annotation), text_of(default), comments.get(o.arg, '')) for stars,o,default in found)
+    return tuple((stars+o.arg, text_of(o.annotation), text_of(default), comments.get(o.arg, ''))
+                 for stars,o,default in found)
 
 def read_function(f, lines, cls=None):
     "A function; where `cls` is named, a method or property of it, without its first parameter"
     comments = read_comments(f'{o}\n' for o in lines[f.lineno-1:])
     rows, signature = parameters(f.args, comments), f'({without_types(f.args)})'
-    if cls and 'staticmethod' not in decorators(f): rows, signature = rows[1:], re.sub(r'^\(\w+(, )?', '(', signature)
-    summary, returns = ast.get_docstring(f) or '', (text_of(f.returns), comments.get('return', ''))
+    if cls and 'staticmethod' not in decorators(f):
+        rows, signature = rows[1:], re.sub(r'^\(\w+(, )?', '(', signature)
+    summary = ast.get_docstring(f) or ''
+    returns = text_of(f.returns), comments.get('return', '')
     if not cls: return Item('function', f.name, signature, summary, rows, returns)
     if is_property(f): return Item('property', f'{cls}.{f.name}', '', summary or comments.get('return', ''))
     return Item('method', f'{cls}.{f.name}', signature, summary, rows, returns)
@@ -70,8 +73,8 @@ def read_class(node, lines, further):
         fields = [o for o in node.body if isinstance(o, ast.AnnAssign)]
         rows = tuple((o.target.id, text_of(o.annotation), text_of(o.value), comment_behind(o, lines)) for o in fields)
         signature = f'({", ".join(name + (f"={default}" if default else "") for name,_,default,_ in rows)})'
-    bases = tuple(map(text_of, node.bases))
-    return Item('class', node.name, signature, ast.get_docstring(node) or '', rows, (), tuple(filter(is_documented, parts)), bases)
+    return Item('class', node.name, signature, ast.get_docstring(node) or '', rows,
+                parts=tuple(filter(is_documented, parts)), bases=tuple(map(text_of, node.bases)))
 
 def read_constant(name, node, lines):
     call = node.value if isinstance(node.value, ast.Call) else None
@@ -80,21 +83,25 @@ def read_constant(name, node, lines):
         return Item('class', name, f'({", ".join(fields)})', comment_behind(node, lines), bases=('tuple',))
     return Item('data', name, '', comment_behind(node, lines), value=text_of(node.value))
 
+def assigned_names(node):
+    "Names that a statement binds; `A, B = 1, 2` has two"
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    return [o.id for target in targets for o in ast.walk(target) if isinstance(o, ast.Name)]
+
 def read_module(
     path, # Of a Python file
 )->tuple: # (list of `Item`, list of the public names that are defined elsewhere)
     "What a module makes public, in the order of the source"
     text = Path(path).read_text(encoding='utf-8')
     lines, body = text.splitlines(), ast.parse(text).body
-    assigned = {o.id: node for node in body if isinstance(node, ast.Assign) for t in node.targets for o in ast.walk(t) if isinstance(o, ast.Name)}
-    public = ast.literal_eval(assigned['__all__'].value) if '__all__' in assigned else []
+    public = next((ast.literal_eval(o.value) for o in body if '__all__' in assigned_names(o)), [])
     items = []
     for node in body:
-        name, cls = getattr(node, 'name', ''), patched(node)
-        if isinstance(node, ast.ClassDef) and name in public:
-            items.append(read_class(node, lines, [o for o in body if patched(o)==name]))
-        elif isinstance(node, ast.FunctionDef) and name in public and not cls: items.append(read_function(node, lines))
-        elif isinstance(node, ast.Assign): items += [read_constant(o, node, lines) for o in public if assigned.get(o) is node]
+        if isinstance(node, ast.ClassDef) and node.name in public:
+            items.append(read_class(node, lines, [o for o in body if patched(o)==node.name]))
+        elif isinstance(node, ast.FunctionDef) and node.name in public and not patched(node):
+            items.append(read_function(node, lines))
+        else: items += [read_constant(o, node, lines) for o in assigned_names(node) if o in public]
     defined = {o.name for o in items}
     return items, [o for o in public if o not in defined]
 
@@ -109,21 +116,25 @@ def escape(text):
 def as_code(text): return f'`{text}`' if text else ''
 def shortened(text, most=200): return text if len(text)<=most else f'{text[:most]}…'
 
+def row(*cells): return '| ' + ' | '.join(o.replace('\\|', '|').replace('|', '\\|') for o in cells) + ' |'
+
 def table(rows):
     if not rows: return []
-    cells = [(f'**{escape(name)}**', as_code(kind), as_code(shortened(default, 60)), escape(comment)) for name,kind,default,comment in rows]
-    line = lambda row: '| ' + ' | '.join(o.replace('\\|', '|').replace('|', '\\|') for o in row) + ' |'
-    return ['| parameter | type | default | |', '|---|---|---|---|', *map(line, cells), '']
+    shown = [row(f'**{escape(name)}**', as_code(kind), as_code(shortened(default, 60)), escape(comment))
+             for name,kind,default,comment in rows]
+    return ['| parameter | type | default | |', '|---|---|---|---|', *shown, '']
 
-def returned(kind, comment):
+def returned(kind='', comment=''):
     told = ': '.join(o for o in (as_code(kind), escape(comment)) if o)
     return [f'**Returns** {told}', ''] if told else []
 
 def block(item, fence=5):
     "A directive of Sphinx's Python domain, with what belongs to a class inside"
     marks = ':'*fence
-    head = [f'{marks}{{py:{item.kind}}} {item.name}{item.signature}']
-    if item.value: head.append(f':value: {json.dumps(shortened(item.value), ensure_ascii=False)}')
-    bases = [f'Based on {", ".join(map(as_code, item.bases))}.', ''] if item.bases else []
-    parts = [line for o in item.parts for line in block(o, fence-1)]
-    return [*head, '', *escape(item.summary).splitlines(), '', *bases, *table(item.rows), *returned(*item.returns or ('', '')), *parts, marks, '']
+    lines = [f'{marks}{{py:{item.kind}}} {item.name}{item.signature}']
+    if item.value: lines.append(f':value: {json.dumps(shortened(item.value), ensure_ascii=False)}')
+    lines += ['', *escape(item.summary).splitlines(), '']
+    if item.bases: lines += [f'Based on {", ".join(map(as_code, item.bases))}.', '']
+    lines += table(item.rows) + returned(*item.returns)
+    for o in item.parts: lines += block(o, fence-1)
+    return [*lines, marks, '']

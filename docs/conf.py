@@ -35,7 +35,7 @@ html_extra_path = ['../_docs/source/llms.txt']
 html_show_sourcelink = False
 html_theme_options = dict(
     icon_links=[dict(name='GitHub', url=cfg['git_url'], icon='fa-brands fa-github')],
-    navigation_depth=1, show_toc_level=2, header_links_before_dropdown=4, footer_start=['copyright'], footer_end=[])
+    navigation_depth=1, show_toc_level=2, header_links_before_dropdown=5, footer_start=['copyright'], footer_end=[])
 html_sidebars = {'index': []}
 
 # --- Formulas: browsers draw MathML themselves, without a script and without the web --------------------------------
@@ -44,8 +44,10 @@ def show_inline(self, node):
     raise nodes.SkipNode
 
 def show_block(self, node):
-    formula, *tag = re.split(r'\\tag\{(.+?)\}', node.astext())[:2]
-    self.body.append(f'<div class="math">{convert(formula, display="block")}{"".join(f"<span>({o})</span>" for o in tag)}</div>')
+    "A formula of its own line, its number (`\\tag{1}`) beside it"
+    formula, *number = re.split(r'\\tag\{(.+?)\}', node.astext())[:2]
+    numbers = [f'<span>({o})</span>' for o in number]
+    self.body.append(f'<div class="math">{convert(formula, display="block")}{"".join(numbers)}</div>')
     raise nodes.SkipNode
 
 # --- Links: `Grid`, `read_chip()` and `10_distill` lead to where they are explained ---------------------------------
@@ -54,27 +56,24 @@ class LinkNames(SphinxPostTransform):
     default_priority = 5 # before Sphinx resolves references
 
     def run(self, **kwargs):
-        self.objects = {}
-        for full, *_ in self.env.get_domain('py').get_objects(): self.objects.setdefault(full.rpartition('.')[2], []).append(full)
-        self.books = {Path(o).name: o for o in self.env.found_docs if o.startswith(('nbs/', 'paper_figures/'))}
+        notebooks = [o for o in self.env.found_docs if o.startswith(('nbs/', 'paper_figures/'))]
+        self.objects, self.books = {}, {Path(o).name: o for o in notebooks}
+        for full, *_ in self.env.get_domain('py').get_objects():
+            self.objects.setdefault(full.rpartition('.')[2], []).append(full)
         for node in list(self.document.findall(nodes.literal)):
-            if not isinstance(node.parent, (nodes.reference, pending_xref, nodes.title)): self.link(node)
+            if isinstance(node.parent, (nodes.reference, pending_xref, nodes.title)): continue
+            target = self.target(node.astext())
+            if target: node.replace_self(pending_xref('', node.deepcopy(), refdoc=self.env.docname, **target))
 
-    def link(self, node):
-        name = re.sub(r'\(\)$|\.ipynb$', '', node.astext()).removeprefix('nbs/')
-        if name in self.books: ref = dict(refdomain='std', reftype='doc', reftarget=f'/{self.books[name]}', refexplicit=True)
-        else:
-            full = self.full_name(name)
-            if not full: return
-            ref = dict(refdomain='py', reftype='obj', reftarget=full)
-        new = pending_xref('', node.deepcopy(), refdoc=self.env.docname, refwarn=False, **ref)
-        node.replace_self(new)
-
-    def full_name(self, name):
-        "Of a name that only one module has; a plain word (`size`) is no name of the library"
-        found = self.objects.get(name, [])
-        is_word = re.fullmatch('[a-z]+', name)
-        return name if name in modules() else found[0] if len(found)==1 and not is_word else None
+    def target(self, text):
+        "What a text names; None where that is not sure: a plain word (`size`), or a name that two modules have"
+        name = re.sub(r'\(\)$|\.ipynb$', '', text).removeprefix('nbs/')
+        if name in self.books:
+            return dict(refdomain='std', reftype='doc', reftarget=f'/{self.books[name]}', refexplicit=True)
+        found = [name] if name in modules() else self.objects.get(name, [])
+        if len(found)==1 and not re.fullmatch('[a-z]+', name):
+            return dict(refdomain='py', reftype='obj', reftarget=found[0])
+        return None
 
 def source_of(app, name):
     "For viewcode: the source of a module, which need not be imported"
