@@ -96,6 +96,11 @@ def test_commands_exist(readme, repo):
     assert {o[0] for o in found}=={'make','papermill','pip','python'} and sum(o[0]=='papermill' for o in found)>=4
     assert [(' '.join(o), odd) for o in found if (odd := unknown(o, repo))]==[]
 
+def test_parameters_of_the_notebooks_exist(readme, repo):
+    "What the text calls `-p name` is a parameter of training and of prediction"
+    named = {o.split()[1] for o in spans(readme) if o.startswith('-p ')}
+    assert named and all(named <= {*parameters_of(repo/f'nbs/{o}.ipynb')} for o in ('train','predict'))
+
 @pytest.mark.parametrize('line,odd', [('papermill nbs/train.ipynb x.ipynb -p data a -p no_such 1', ['no_such']), ('papermill nbs/no.ipynb x.ipynb', ['nbs/no.ipynb']), ('make no', ['no']),
     ('make lab PYTHON=python3', []), ('python results/no.py a', ['results/no.py']), ("pip install 'minec2f[stac,no]'", ['no']), ("pip install 'minec2f[stac]'", [])])
 def test_unknown_words_are_found(repo, line, odd): assert unknown(shlex.split(line), repo)==odd
