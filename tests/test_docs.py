@@ -17,7 +17,8 @@ def pages(docs): return docs.pages()
 def test_every_notebook_is_in_one_part_of_the_story(docs, repo):
     found = {docs.place(o.path): len(docs.parts_of(o)) for o in docs.notebooks()}
     assert set(found.values())=={1}, [o for o,n in found.items() if n!=1]
-    assert set(found)=={o.relative_to(repo).as_posix() for d in ('nbs','paper_figures') for o in (repo/d).glob('*.ipynb')}
+    there = [o for folder in ('nbs','paper_figures') for o in (repo/folder).glob('*.ipynb')]
+    assert set(found)=={o.relative_to(repo).as_posix() for o in there}
     assert all(o.title and o.summary for o in docs.notebooks())
 
 def test_a_notebook_page_shows_what_a_reader_wants(docs, pages):
@@ -25,7 +26,8 @@ def test_a_notebook_page_shows_what_a_reader_wants(docs, pages):
     for nb in docs.notebooks():
         cells = json.loads(pages[docs.place(nb.path)])['cells']
         assert not re.search(r'^(#\||---$)', '\n'.join(map(docs.source_of, cells)), re.M), nb.path
-        assert [o['outputs'] for o in cells if o.get('outputs')]==[o['outputs'] for o in nb.cells if o.get('outputs')], nb.path
+        shown, stored = ([o['outputs'] for o in some if o.get('outputs')] for some in (cells, nb.cells))
+        assert shown==stored, nb.path
         assert not nb.module or f'(../api/{nb.module}.md)' in docs.source_of(cells[0]), nb.path
 
 def parameters(o):
@@ -42,8 +44,8 @@ def test_every_public_name_is_in_the_reference_with_its_parameters(docs, pages):
             if block is None and f'`{public}`' not in page: missing.append(f'{name}.{public}')
             o = getattr(module, public)
             if block is None or not inspect.isfunction(o) or hasattr(o, '__delwrap__'): continue
-            rows = re.findall(r'^\| \*\*(.+?)\*\* \|', block[1], re.M)
-            if [re.sub(r'[\\*]', '', r) for r in rows]!=[p.name for p in parameters(o)]: missing.append(f'{name}.{public}: {rows}')
+            rows = [re.sub(r'[\\*]', '', r) for r in re.findall(r'^\| \*\*(.+?)\*\* \|', block[1], re.M)]
+            if rows!=[p.name for p in parameters(o)]: missing.append(f'{name}.{public}: {rows}')
     assert missing==[]
 
 SOURCE = '''
@@ -91,13 +93,28 @@ def test_the_reference_reads_each_kind_of_definition(docs, tmp_path):
 
 def test_links_between_files_lead_to_pages_and_the_rest_to_the_repository(docs):
     site = {'README.md': 'index.md', 'nbs/a.ipynb': 'nbs/a.ipynb', 'more/b.md': 'more/b.md'}
-    text = '[a](../nbs/a.ipynb) [r](../README.md#use-it) [s](../setup.py) [w](https://e.org/x) [gone](gone.md) [here](#x)'
-    assert docs.linked(text, 'more/b.md', site)==(f'[a](../nbs/a.ipynb) [r](../index.md#use-it) [s]({docs.on_github("setup.py")}) '
-                                                  '[w](https://e.org/x) [gone](gone.md) [here](#x)')
+    found = lambda target: docs.linked(f'see [this]({target}).', 'more/b.md', site)[len('see [this]('):-len(').')]
+    assert found('../nbs/a.ipynb')=='../nbs/a.ipynb' and found('../README.md#use-it')=='../index.md#use-it'
+    assert found('../setup.py')==docs.on_github('setup.py')
+    for o in ('https://e.org/x', 'gone.md', '#x'): assert found(o)==o
 
 def test_llms_txt_names_every_page_and_only_what_exists(docs, pages):
     text, host = pages['llms.txt'], docs.settings()['doc_host'] + docs.settings()['doc_baseurl'] + '/'
     linked = {o.removeprefix(host).removesuffix('.html') for o in re.findall(r'\]\((\S+)\)', text)}
-    made = {re.sub(r'\.(md|ipynb)$', '', o) for o in pages if re.match('nbs/|paper_figures/.*ipynb|api/(?!index)|index', o)}
+    named = [o for o in pages if re.match('nbs/|paper_figures/.*ipynb|api/(?!index)|index', o)]
+    made = {re.sub(r'\.(md|ipynb)$', '', o) for o in named}
     assert linked==made
-    for module, name in re.findall(r'`(minec2f\.\w+)\.(\w+)`', docs.ENTRIES): assert hasattr(importlib.import_module(module), name)
+    for module, name in re.findall(r'`(minec2f\.\w+)\.(\w+)`', docs.ENTRIES):
+        assert hasattr(importlib.import_module(module), name)
+
+def layers(repo):
+    "Module -> its line in the drawing of CONTRIBUTING.md"
+    drawing = re.search(r'^## Layers.*?^```\n(.*?)^```', (repo/'CONTRIBUTING.md').read_text(), re.M|re.S)[1]
+    return {name: i for i,line in enumerate(drawing.splitlines()) for name in line.split()[1:]}
+
+def test_modules_import_from_their_layer_and_those_below(docs, repo):
+    level = layers(repo)
+    modules = {name.removeprefix('minec2f.'): path.read_text() for name,path in docs.modules().items()}
+    assert set(level)==set(modules)
+    imports = {(name, o) for name,text in modules.items() for o in re.findall(r'^\s*from \.([\w.]+) import', text, re.M)}
+    assert [(a, b) for a,b in sorted(imports) if level[b]>level[a]]==[]
