@@ -214,7 +214,7 @@ def _other_ways(mean, scale, offset): # {(scale, offset): (C,) mean reflectance}
 
 def _far(mean, stats): return np.nanmean(np.abs(mean-stats.mean)/np.maximum(stats.std, 1e-6))
 
-def _advice(way, mean): return f'scale={way[0]:.4g}, offset={way[1]:g} would make it {np.nanmean(mean):.3g}'
+def _advice(way, mean): return f'scale={way[0]:.6g}, offset={way[1]:g} would make it {np.nanmean(mean):.3g}'
 
 def check_values(
     mean,                # (C,) mean reflectance of an image, as `scale` and `offset` say

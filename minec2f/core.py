@@ -7,10 +7,10 @@ __all__ = ['MARKER', 'MineC2FError', 'OptionError', 'BandError', 'RasterError', 
            'PolygonError', 'DatasetError', 'SplitError', 'SceneError', 'NetworkError', 'WeightsError', 'TrainingError',
            'BundleError', 'WriteError', 'first_few', 'look_up', 'foreign_files', 'check_output', 'atomic',
            'remove_leftovers', 'of_library', 'disk_errors', 'file_version', 'read_once', 'read_json', 'read_table',
-           'resolve', 'plain_values', 'fingerprint', 'check_same']
+           'resolve', 'plain_values', 'fingerprint', 'check_same', 'watched']
 
 # %% ../nbs/00_core.ipynb #9bb40ce6
-import errno, hashlib, json, os, shutil
+import errno, hashlib, json, os, shutil, sys, time
 from contextlib import contextmanager
 from functools import lru_cache, wraps
 from itertools import count
@@ -128,27 +128,32 @@ def check_output(
 # %% ../nbs/00_core.ipynb #784a92cc
 def _put_back(work, dst):
     "Bring back the folder that was set aside where nothing has taken its place"
-    if not os.path.lexists(dst):
-        for o in sorted(work.glob('old-*'), reverse=True)[:1]: os.replace(o, dst)
+    if (work/'old').exists() and not os.path.lexists(dst): os.replace(work/'old', dst)
 
 def _sweep(work): # All but the lock
     for o in work.iterdir():
         if o.is_dir() and not o.is_symlink(): shutil.rmtree(o, ignore_errors=True)
         elif o.name!='lock': o.unlink(missing_ok=True)
 
+def _locked(work, wait_s):
+    "The lock of a folder, which is made where needed; None where a neighbour holds it all the while"
+    while True:
+        try:
+            work.mkdir(exist_ok=True)
+            return FileLock(work/'lock', timeout=wait_s).acquire().lock
+        except (FileNotFoundError, FileExistsError): pass  # he has just finished and taken the folder away
+        except Timeout: return None
+
 @contextmanager
-def _workplace(dst):
-    "An empty folder beside `dst` that is this writer's alone"
+def _workplace(dst, alone):
+    "An empty folder beside `dst` that is this writer's; `alone`: nobody else may write `dst` meanwhile"
     name = f'{MARKER}-{hashlib.sha256(dst.name.encode()).hexdigest()[:12]}'
     dst.parent.mkdir(parents=True, exist_ok=True)
     for k in count():
         work = dst.with_name(f'{name}-{k}')
-        work.mkdir(exist_ok=True)
-        lock = FileLock(work/'lock', timeout=0)
-        try: lock.acquire()
-        except (Timeout, FileNotFoundError): continue  # a neighbour writes there, or has just finished
-        if (work/'lock').exists(): break
-        lock.release()
+        lock = _locked(work, 10 if alone else 0)
+        if lock: break
+        if alone: raise WriteError(f'{dst} is being written by another process; wait for it, or choose another name.')
     try:
         _put_back(work, dst)
         _sweep(work)
@@ -157,9 +162,9 @@ def _workplace(dst):
         _put_back(work, dst)
         _sweep(work)
         (work/'lock').unlink(missing_ok=True)
-        lock.release()
         try: work.rmdir()
         except OSError: pass  # a neighbour has come
+        lock.release()
 
 def _normal_permissions(path, work):
     "Some libraries write files that only their owner may read; here everything may be read as any new file"
@@ -167,15 +172,6 @@ def _normal_permissions(path, work):
     usual = (work/'probe').stat().st_mode & 0o666
     for o in [path] if path.is_file() else [o for o in path.rglob('*') if o.is_file()]:
         if o.stat().st_mode & usual != usual: o.chmod(o.stat().st_mode | usual)
-
-def _move_folder(new, dst, kind, work):
-    for k in count():
-        if dst.exists():
-            check_output(dst, kind)
-            os.replace(dst, work/f'old-{k:04}')
-        try: return os.replace(new, dst)
-        except OSError as e:
-            if e.errno not in (errno.ENOTEMPTY, errno.EEXIST): raise  # else a neighbour was faster: replace his
 
 @contextmanager
 def atomic(
@@ -189,16 +185,15 @@ def atomic(
     said, dst = dst, Path(os.path.realpath(dst))
     place = dst.parent
     try:
-        with _workplace(dst) as work:
+        with _workplace(dst, alone=kind is not None) as work:
             place, new = work, work/'new'/dst.name
             new.parent.mkdir()
             try: yield new
             except OSError as e: raise _write_error(said, e, work) from e  # while the disk is as full as it was
             _normal_permissions(new, work)
-            if kind:
-                _mark(new, kind)
-                return _move_folder(new, dst, kind, work)
-            check_output(dst)
+            if kind: _mark(new, kind)
+            check_output(dst, kind)  # once more: hours may have passed
+            if kind and dst.exists(): os.replace(dst, work/'old')
             for o in (new.with_suffix(o) for o in parts):
                 if o.exists(): os.replace(o, dst.with_suffix(o.suffix))
             os.replace(new, dst)
@@ -211,9 +206,9 @@ def remove_leftovers(
     "Remove what `atomic` left behind where a process was killed; what a living process is writing stays"
     for work in (o for folder in folders for o in Path(folder).glob(f'{MARKER}-????????????-*') if o.is_dir()):
         try:
-            with FileLock(work/'lock', timeout=0): aside = list(work.glob('old-*'))
-        except Timeout: continue
-        if not aside: shutil.rmtree(work, ignore_errors=True)  # else the next writer puts it back
+            with FileLock(work/'lock', timeout=0):
+                if not (work/'old').exists(): shutil.rmtree(work, ignore_errors=True)  # else the next writer puts it back
+        except (Timeout, FileNotFoundError): pass
 
 # %% ../nbs/00_core.ipynb #f34f27eb
 def of_library(
@@ -330,3 +325,19 @@ def check_same(
     def say(d, k): return repr(d[k]) if k in d else 'nothing'
     odd = [f'{k} {say(a, k)} (asked for: {say(b, k)})' for k in {**a, **b} if say(a, k)!=say(b, k)]
     if odd: raise DatasetError(f'{path} was made with another configuration: {first_few(odd)}. Choose another out, or remove it.')
+
+# %% ../nbs/00_core.ipynb #9c30c16d
+def watched(
+    items,            # What is gone through; it has a length
+    show:bool=True,   # Say how long it takes?
+    quiet_s:float=5., # In a log: for how long nothing is said, s
+): # Yields the items
+    "Go through `items` with a bar; in a log with at most ten lines, each with the time to go"
+    if not show: return (yield from items)
+    from fastprogress.fastprogress import IN_NOTEBOOK, format_time, progress_bar
+    if IN_NOTEBOOK or sys.stdout.isatty(): return (yield from progress_bar(items, leave=False))
+    start, n = time.monotonic(), len(items)
+    for k,o in enumerate(items, 1):
+        yield o
+        took = time.monotonic()-start
+        if 10*k//n > 10*(k-1)//n and k<n and took>=quiet_s: print(f'{k} of {n}, {format_time(took/k*(n-k))} to go', flush=True)

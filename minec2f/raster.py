@@ -413,7 +413,7 @@ def _writable(values):
     kind, known = pd.api.types.infer_dtype(values, skipna=True), values.dropna()
     if kind=='string' or kind in ('floating','datetime64') and values.dtype.kind!='O': return values
     if kind=='boolean': return values.astype('boolean')
-    if kind=='date': return pd.to_datetime(values)
+    if kind=='date': return values.map(_as_text).astype(object)
     if kind=='integer' and known.map(lambda o: -2**63<=o<2**63).all(): return values.astype('Int64')
     return values.map(_as_text).astype(object)
 
