@@ -9,6 +9,7 @@ __all__ = ['DOMAINS', 'UNLABELLED', 'SPLITS', 'IGNORE', 'check_split', 'read_ind
 # %% ../nbs/03_chips.ipynb #74b2ded9
 import unicodedata, warnings
 from functools import lru_cache
+from numbers import Real
 from pathlib import Path, PurePosixPath
 
 import numpy as np, pandas as pd
@@ -42,7 +43,8 @@ def check_split(
 
 def _refuse(bad, path, what): # bad: (n,) bool
     if bad.any():
-        raise DatasetError(f'{path}: {what(bad.idxmax())} (row {bad.idxmax()+2} of the file, and {bad.sum()-1} more).')
+        more = f', and {bad.sum()-1} more' if bad.sum()>1 else ''
+        raise DatasetError(f'{path}: {what(bad.idxmax())} (row {bad.idxmax()+2} of the file{more}).')
 
 def _cells(path, **kwargs):
     "A table whose rows have no more cells than its first line"
@@ -382,6 +384,7 @@ def load_index(
     fix:bool=False,          # Repair invalid polygons instead of refusing them?
 )->pd.DataFrame: # The index plus image, mask, polygons (paths; '' where there is none), layer, fix, height, width (px), lon, lat (degrees), res_m (m)
     "Read and check a dataset folder"
+    if not isinstance(min_side, Real) or not min_side>0: raise OptionError(f'min_side is {min_side!r}; a number of pixels was expected.')
     index, grids = _look_at_all(_attach_files(read_index(folder, table), folder, polygons, layer, fix), min_side)
     _check_polygons_meet(index, grids)
     check_labels(index)
