@@ -218,6 +218,8 @@ def _image_row(path):
     grid = read_grid(path)
     return dict(id=Path(path).stem, image=str(path), mask='', polygons='', height=grid.height, width=grid.width)
 
+def _is_row(o): return isinstance(o, (dict,pd.Series)) and {'image','height','width'}<={*o.keys()}
+
 def test_items(
     items,    # Index or some rows of it, items of `chip_items`, or paths of images
     size:int, # Window side, px
@@ -225,7 +227,7 @@ def test_items(
     "Windows of chips that are only looked at"
     if isinstance(items, (str,Path,dict,pd.Series)): items = [items]
     if isinstance(items, pd.DataFrame): items = items.to_dict('records')
-    if not len(items) or not all(isinstance(o, (str,Path)) or hasattr(o, 'keys') and {'image','height','width'}<={*o.keys()} for o in items):
+    if not len(items) or not all(isinstance(o, (str,Path)) or _is_row(o) for o in items):
         raise OptionError('one or more rows of an index (from load_index), items of chip_items or paths of images were expected.')
     rows = [_image_row(o) if isinstance(o, (str,Path)) else dict(o) for o in items]
     if all('window' in o for o in rows): return rows
@@ -371,8 +373,8 @@ def _check_fits(rows, spec, scale, offset, band_names, n=8):
                           'mean something else say so themselves, in the scale and offset of their bands (gdal_edit -scale … -offset …).')
     stats, paths = BandStats(spec.bands), rows.loc[rows['split']=='train', 'image']
     for path in paths.iloc[np.unique(np.linspace(0, len(paths)-1, n).astype(int))]: stats.add(spec.read(path, None, band_names)[0])
-    check_values(stats.mean, f'{min(n, len(paths))} training images of {len(paths)}, first {paths.iloc[0]}', spec.scale, spec.offset, spec.stats,
-                 hint='Images that mean something else say so themselves, in the scale and offset of their bands.')
+    what = f'{min(n, len(paths))} training images of {len(paths)}, first {paths.iloc[0]}'
+    check_values(stats.mean, what, spec.scale, spec.offset, spec.stats, hint='Images that mean something else say so themselves, in the scale and offset of their bands.')
 
 class MineLoaders(DataLoaders):
     "Loaders of training and validation windows that know what the network sees"
@@ -412,7 +414,8 @@ def mine_dls(
     check_resolution(rows, spec and spec.res)
     check_labels(rows, len(spec.classes if spec else classes), every=True)
     if spec is None:
-        spec = replace(reading_spec(bands, scale, offset, classes), stats=band_stats(rows, bands, scale, offset, band_names), res=resolution(rows))
+        stats = band_stats(rows, bands, scale, offset, band_names)
+        spec = replace(reading_spec(bands, scale, offset, classes), stats=stats, res=resolution(rows))
     else: _check_fits(rows, spec, scale, offset, band_names)
     spec, items = replace(spec, size=size), chip_items(rows, size)
     bs = min(bs, sum(o['split']=='train' for o in items))
