@@ -9,6 +9,7 @@ __all__ = ['DOMAINS', 'UNLABELLED', 'SPLITS', 'IGNORE', 'check_split', 'read_ind
 # %% ../nbs/03_chips.ipynb #74b2ded9
 import unicodedata, warnings
 from functools import lru_cache
+from numbers import Real
 from pathlib import Path, PurePosixPath
 
 import numpy as np, pandas as pd
@@ -42,7 +43,8 @@ def check_split(
 
 def _refuse(bad, path, what): # bad: (n,) bool
     if bad.any():
-        raise DatasetError(f'{path}: {what(bad.idxmax())} (row {bad.idxmax()+2} of the file, and {bad.sum()-1} more).')
+        more = f', and {bad.sum()-1} more' if bad.sum()>1 else ''
+        raise DatasetError(f'{path}: {what(bad.idxmax())} (row {bad.idxmax()+2} of the file{more}).')
 
 def _cells(path, **kwargs):
     "A table whose rows have no more cells than its first line"
@@ -375,13 +377,14 @@ def check_labels(
 # %% ../nbs/03_chips.ipynb #68f73bba
 def load_index(
     folder:str|Path,         # The dataset folder
-    polygons:str|Path=None,  # Coarse outlines, for all coarse chips; where None, what the index says, or the folder's only *.gpkg for those without a mask
+    polygons:str|Path=None,  # Outlines for all coarse chips; None: as the index says, or the folder's *.gpkg for those without a mask
     min_side:int=32,         # Smallest side of a chip, px
     table:str='index.csv',   # Name of the index in the folder
     layer:str=None,          # Layer of the polygons; the only one with polygons where None
     fix:bool=False,          # Repair invalid polygons instead of refusing them?
-)->pd.DataFrame: # The index plus image, mask, polygons (paths; '' where there is none), layer, fix, height, width (px), lon, lat (degrees), res_m (m)
+)->pd.DataFrame: # The index plus image, mask, polygons (paths or ''), layer, fix, height, width (px), lon, lat (degrees), res_m (m)
     "Read and check a dataset folder"
+    if not isinstance(min_side, Real) or not min_side>0: raise OptionError(f'min_side is {min_side!r}; a number of pixels was expected.')
     index, grids = _look_at_all(_attach_files(read_index(folder, table), folder, polygons, layer, fix), min_side)
     _check_polygons_meet(index, grids)
     check_labels(index)

@@ -11,6 +11,7 @@ __all__ = ['InputSpec', 'spec_to_dict', 'spec_from_dict', 'spec_differences', 'r
 # %% ../nbs/05_data.ipynb #cc8d9229
 import math, warnings
 from dataclasses import asdict, dataclass, replace
+from inspect import signature
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -217,6 +218,8 @@ def _image_row(path):
     grid = read_grid(path)
     return dict(id=Path(path).stem, image=str(path), mask='', polygons='', height=grid.height, width=grid.width)
 
+def _is_row(o): return isinstance(o, (dict,pd.Series)) and {'image','height','width'}<={*o.keys()}
+
 def test_items(
     items,    # Index or some rows of it, items of `chip_items`, or paths of images
     size:int, # Window side, px
@@ -224,6 +227,8 @@ def test_items(
     "Windows of chips that are only looked at"
     if isinstance(items, (str,Path,dict,pd.Series)): items = [items]
     if isinstance(items, pd.DataFrame): items = items.to_dict('records')
+    if not len(items) or not all(isinstance(o, (str,Path)) or _is_row(o) for o in items):
+        raise OptionError('one or more rows of an index (from load_index), items of chip_items or paths of images were expected.')
     rows = [_image_row(o) if isinstance(o, (str,Path)) else dict(o) for o in items]
     if all('window' in o for o in rows): return rows
     return chip_items(pd.DataFrame(rows).assign(split='test'), size)
@@ -332,17 +337,20 @@ def mine_block(
 # %% ../nbs/05_data.ipynb #e7ee6397
 def _is_count(o, least): return isinstance(o, Integral) and not isinstance(o, bool) and o>=least
 
-def _check_options(domain, bands, spec, size, bs, workers, classes):
+def _check_options(domain, bands, spec, size, bs, workers, classes, jitter):
     if domain not in (*DOMAINS, UNLABELLED): look_up(domain, dict.fromkeys((*DOMAINS, UNLABELLED)), 'domain')
     if not (_is_count(size, 32) and size%32==0):
         raise GridError(f'window size {size!r} is no multiple of 32, which the encoder needs; try {_multiple(size)}.')
     if not _is_count(bs, 1): raise OptionError(f'bs is {bs!r}; a number of windows a batch, 1 or more, was expected.')
     if not _is_count(workers, 0): raise OptionError(f'workers is {workers!r}; a number of processes, 0 or more, was expected.')
-    if spec is not None: return
+    if not isinstance(jitter, (dict,type(None))) or {*(jitter or {})} - {*signature(BandJitter).parameters}:
+        raise OptionError(f"jitter is {jitter!r}; a dict of {', '.join(signature(BandJitter).parameters)} was expected.")
+    if isinstance(spec, InputSpec): return
+    if spec is not None: raise OptionError(f'spec is a {type(spec).__name__}; the InputSpec of other loaders (dls.spec) or of a bundle was expected.')
     if isinstance(bands, str) or not bands:
         raise BandError(f"bands is {bands!r}; a list of band names in input order was expected, such as ['B04','B03','B02','B08'], or the "
                         'spec of other loaders (spec=…).')
-    if isinstance(classes, str) or len(set(classes))<2 or len(set(classes))!=len(classes):
+    if not isinstance(classes, (list,tuple)) or len(set(classes))<2 or len(set(classes))!=len(classes):
         raise OptionError(f'classes is {classes!r}; two or more different names were expected, the background first.')
 
 def _multiple(size): return max(32, int(size)//32*32) if isinstance(size, Real) and np.isfinite(size) else 256
@@ -365,8 +373,8 @@ def _check_fits(rows, spec, scale, offset, band_names, n=8):
                           'mean something else say so themselves, in the scale and offset of their bands (gdal_edit -scale … -offset …).')
     stats, paths = BandStats(spec.bands), rows.loc[rows['split']=='train', 'image']
     for path in paths.iloc[np.unique(np.linspace(0, len(paths)-1, n).astype(int))]: stats.add(spec.read(path, None, band_names)[0])
-    check_values(stats.mean, f'{min(n, len(paths))} training images of {len(paths)}, first {paths.iloc[0]}', spec.scale, spec.offset, spec.stats,
-                 hint='Images that mean something else say so themselves, in the scale and offset of their bands.')
+    what = f'{min(n, len(paths))} training images of {len(paths)}, first {paths.iloc[0]}'
+    check_values(stats.mean, what, spec.scale, spec.offset, spec.stats, hint='Images that mean something else say so themselves, in the scale and offset of their bands.')
 
 class MineLoaders(DataLoaders):
     "Loaders of training and validation windows that know what the network sees"
@@ -401,12 +409,13 @@ def mine_dls(
     buffer_km:float=None, # Distance that the split must keep; the one it was made with where None, 10 where that is not known
 )->DataLoaders: # With `spec`; raises `BandError`, `SplitError`, `RasterError`, `LabelError`, `GridError`, `OptionError`
     "fastai loaders of the train and valid windows of one domain"
-    _check_options(domain, bands, spec, size, bs, workers, classes)
+    _check_options(domain, bands, spec, size, bs, workers, classes, jitter)
     rows = _rows_of(index, domain, buffer_km)
     check_resolution(rows, spec and spec.res)
     check_labels(rows, len(spec.classes if spec else classes), every=True)
     if spec is None:
-        spec = replace(reading_spec(bands, scale, offset, classes), stats=band_stats(rows, bands, scale, offset, band_names), res=resolution(rows))
+        stats = band_stats(rows, bands, scale, offset, band_names)
+        spec = replace(reading_spec(bands, scale, offset, classes), stats=stats, res=resolution(rows))
     else: _check_fits(rows, spec, scale, offset, band_names)
     spec, items = replace(spec, size=size), chip_items(rows, size)
     bs = min(bs, sum(o['split']=='train' for o in items))

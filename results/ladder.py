@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np, pandas as pd
 
-from minec2f.chips import UNLABELLED, load_index
+from minec2f.chips import UNLABELLED, load_index, read_index
 from minec2f.core import atomic, look_up
 from minec2f.falsify import falsification_report
 from minec2f.ladder import run_ladder, seed_numbers
@@ -21,11 +21,16 @@ NET = dict(encoder='tu-regnety_002', pyramid=64, segmentation=32)
 
 def unlabelled(index): return index.assign(domain=UNLABELLED, id='u'+index['id'], site='u'+index['site'], mask='')
 
+def recorded(folder, *args):
+    "A data set with places as the recorded runs took them: as the table says, and without a size"
+    said = read_index(folder)
+    return load_index(folder, *args).assign(lon=said['lon'], lat=said['lat'], reach_km=0.)
+
 def made(name, **kwargs):
     "A synthetic data set, made where absent"
     folder = REPO/'runs'/name
     if not (folder/'index.csv').exists(): synth_dataset(folder, size=128, **kwargs)
-    return load_index(folder)
+    return recorded(folder)
 
 def synthetic():
     "160 coarse and 96 fine chips of 128 px, four bands; and 240 of the fine domain whose masks nobody sees"
@@ -43,11 +48,11 @@ def amazon():
             for row,x in zip(index.itertuples(), pixels):
                 write_raster(tmp/'images'/f'{row.id}.tif', x.clip(1).astype(np.uint16), utm_grid(row.lon, row.lat, 48), nodata=0, names=['B02','B03','B04'])
             index.to_csv(tmp/'index.csv', index=False)
-    return load_index(folder)
+    return recorded(folder)
 
 def tailings():
     "53 coarse and 29 fine chips of 256 px, three bands; and the Amazon's"
-    return pd.concat([load_index(REAL, REAL/'coarse_polygons.gpkg'), unlabelled(amazon())], ignore_index=True)
+    return pd.concat([recorded(REAL, REAL/'coarse_polygons.gpkg'), unlabelled(amazon())], ignore_index=True)
 
 DATA = dict( # index, bands, epochs of teacher and student, P(coarse label | background, mine)
     synthetic=(synthetic, ['B04','B03','B02','B08'], 6, 12, [[.87,.13],[.01,.99]]),
