@@ -197,7 +197,7 @@ def read_card(
     return card
 
 # %% ../nbs/12a_bundle.ipynb #3185439f
-_ASIDE = 512*2**20 # bytes: encoders are built with a classifier, which is thrown away
+_ASIDE = 1000*2**20 # bytes: encoders are built with a classifier, up to 943 MB in those of timm, which is thrown away
 
 @contextmanager
 def _at_most(size):

@@ -24,8 +24,9 @@ from minec2f.raster import read_chip, read_polygons
 
 # Damage
 
-ODD = [None, True, False, 0, -1, 1, 3, 7.5, -1e-9, 1e308, 10**30, float('nan'), float('inf'), '', ' ', 'x', '0', 'nan', 'B04', '../../etc/passwd',
-       '/dev/zero', 'http://127.0.0.1:9/', 'a\0b', 'a\nb', '<script>alert(1)</script>', '\ud800', 'Ω'*300, 'x'*10**6, [], {}, [[]], [None], {'': None}, [0]*1000]
+ODD = [None, True, False, 0, -1, 1, 3, 7.5, -1e-9, 1e308, 10**30, float('nan'), float('inf'), '', ' ', 'x', '0', 'nan', 'B04',
+       '../../etc/passwd', '/dev/zero', 'http://127.0.0.1:9/', 'a\0b', 'a\nb', '<script>alert(1)</script>', '\ud800', 'Ω'*300,
+       'x'*10**6, [], {}, [[]], [None], {'': None}, [0]*1000]
 
 def spoil_bytes(rng, data, head=2000):
     "Bits turned, parts cut off, taken out, put in, doubled or emptied; as a rule near the beginning, where files say what they are"
@@ -100,7 +101,8 @@ def spoil_table(rng, text):
         else: row.pop()
     return rng.choice(['\n','\r\n','\r']).join(rng.choice([',',',',';','\t']).join(o) for o in rows).encode('utf-8', 'surrogatepass')
 
-# What is damaged: a function of an empty folder gives (spoil, use), to be called in turn; `use` raises AssertionError where a file was read wrongly
+# What is damaged: a function of an empty folder gives (spoil, use), to be called in turn; `use` raises AssertionError where a file
+# was read wrongly
 
 def small_bundle(folder):
     "A bundle of less than 2 MB, and what it makes of some pixels"
@@ -155,8 +157,8 @@ def chip(folder):
     "A GeoTIFF as a chip"
     rng, bad = np.random.default_rng(0), folder/'bad.tif'
     x, names = rng.integers(1, 4000, (3,48,40)).astype(np.uint16), ('B04','B03','B08')
-    good = [write_tiff(folder/f'{k}.tif', x, names, **o).read_bytes() for k,o in enumerate([{}, dict(compress='deflate', tiled=True, blockxsize=16, blockysize=16, nodata=0)])]
-    shutil.copy(folder/'0.tif', bad)
+    tiled = dict(compress='deflate', tiled=True, blockxsize=16, blockysize=16, nodata=0)
+    good = [write_tiff(bad, x, names, **o).read_bytes() for o in (tiled, {})]
     def use():
         x, valid, grid = read_chip(bad, ['B04','B08'])
         assert x.shape==(2, *grid.shape) and valid.shape==grid.shape and valid.dtype==bool, (x.shape, valid.shape, grid)
@@ -165,8 +167,9 @@ def chip(folder):
 def scene(folder):
     "A GeoTIFF as a scene that is mapped: the map is complete, or there is none"
     bundle, bad, out = small_bundle(folder/'bundle'), folder/'bad.tif', folder/'out'
-    good = write_tiff(folder/'good.tif', np.random.default_rng(0).integers(500, 4000, (4,80,96)).astype(np.uint16), ('B04','B03','B02','B08')).read_bytes()
-    bad.write_bytes(good); out.mkdir()
+    x = np.random.default_rng(0).integers(500, 4000, (4,80,96)).astype(np.uint16)
+    good = write_tiff(bad, x, ('B04','B03','B02','B08')).read_bytes()
+    out.mkdir()
     def use():
         try:
             predict_scene(bundle, bad, out/'map.tif', progress=False, device='cpu')
@@ -216,7 +219,8 @@ def _catalogue(folder, *dates):
     from minec2f.plan import plan_tasks
     from minec2f.sources import read_source
     from minec2f.stac import StacReader
-    root = synth_archive(folder/'archive', n_sites=1, scene_size=96, mines=1, dates=dates, clouds=(0.,), border=False, antimeridian=False)
+    root = synth_archive(folder/'archive', n_sites=1, scene_size=96, mines=1, dates=dates, clouds=(0.,), border=False,
+                         antimeridian=False)
     bad = min(o for o in root.rglob('*.json') if json.loads(o.read_text())['type']=='Feature')
     good, number = bad.read_text(), iter(range(10**9))
     task = plan_tasks(read_source(root/'polygons.gpkg', 'maus_v2')).iloc[0].to_dict()
@@ -234,7 +238,7 @@ def one_of_two(folder):
     "One of two scenes of a STAC catalogue: the place can be read from the other"
     return _catalogue(folder, '2021-06-12', '2022-07-19')
 
-TARGETS = dict(card=card, weights=weights, chip=chip, scene=scene, index=index, gpkg=gpkg, geojson=geojson, item=item, one_of_two=one_of_two)
+TARGETS = {o.__name__: o for o in (card, weights, chip, scene, index, gpkg, geojson, item, one_of_two)}
 
 # The run
 

@@ -104,7 +104,8 @@ def test_a_link_in_disguise_is_not_followed(tmp_path):
         for f in (read_chip, read_grid):
             with pytest.raises(RasterError, match='Rename it to .vrt if you trust it'): f(tmp_path/o)
     assert (read_chip(tmp_path/'image.vrt')[0][0]==PIXELS[0]).all()
-    (tmp_path/'outlines.gpkg').write_text(f'<OGRVRTDataSource><OGRVRTLayer name="x"><SrcDataSource>{tmp_path}/x.shp</SrcDataSource></OGRVRTLayer></OGRVRTDataSource>')
+    (tmp_path/'outlines.gpkg').write_text(f'''<OGRVRTDataSource><OGRVRTLayer name="x"><SrcDataSource>{tmp_path}/x.shp</SrcDataSource>
+        </OGRVRTLayer></OGRVRTDataSource>''')
     with pytest.raises(PolygonError): read_polygons(tmp_path/'outlines.gpkg')
 
 def test_a_pipe_does_not_wait(bundle, tmp_path):
@@ -112,7 +113,8 @@ def test_a_pipe_does_not_wait(bundle, tmp_path):
     start = time.monotonic()
     for o in ('image.tif', 'outlines.gpkg'): os.mkfifo(tmp_path/o)
     with pytest.raises(RasterError, match='no regular file'): read_chip(tmp_path/'image.tif')
-    with pytest.raises(RasterError, match='no regular file'): predict_scene(load_bundle(bundle), tmp_path/'image.tif', tmp_path/'map.tif', progress=False)
+    with pytest.raises(RasterError, match='no regular file'):
+        predict_scene(load_bundle(bundle), tmp_path/'image.tif', tmp_path/'map.tif', progress=False)
     with pytest.raises(PolygonError): read_polygons(tmp_path/'outlines.gpkg')
     folder = dataset(tmp_path/'data', 'a', 'b')
     os.mkfifo(folder/'images/b.tif')
