@@ -16,7 +16,6 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from rasterio import CRS
 
 from .core import *
 from .bands import *
@@ -116,6 +115,7 @@ def _scene_place(item): # (geometry, box), both in the usual form
 
 @lru_cache(64)
 def _is_crs(said):
+    from pyproj import CRS
     try: return bool(CRS.from_user_input(said))
     except Exception: return False  # whatever PROJ makes of it
 

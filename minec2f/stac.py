@@ -337,11 +337,17 @@ class StacReader:
         if self.composite=='median': seen, hidden = self._view(list(sights()), geobox)
         else:
             seen = least_cloudy((o for o in sights() if o.hidden<=self.window_cloud), lambda o: self._view([o], geobox)[0])
-            hidden = 0. if seen else min(o.hidden for o in looked)
+            hidden = self._in_the_way(seen, [o for o in looked if o.hidden>self.window_cloud])
         if hidden>self.window_cloud:
             raise SceneError(f"{task['id']}: cloudy: of {len(passes)} pass(es) in {self.dates}, {hidden:.0%} of the window stays under cloud "
                              f"(window_cloud={self.window_cloud:.0%}); widen the dates, or allow more.")
         return seen
+
+    def _in_the_way(self, seen, cloudy):
+        "Share of cloud of the best cloudy pass, where none is clear, or a clear one shows less than half of the window and less than a cloudy one"
+        shown = (seen.valid & seen.clear).mean() if seen else 0.
+        better = [o.hidden for o in cloudy if seen is None or shown<min(.5, o.clear.mean())]
+        return min(better, default=0.)
 
     def _sight(self, items, geobox):
         quality = []
