@@ -57,9 +57,12 @@ def try_task(
 
 # %% ../nbs/03i_build.ipynb #bc80c118
 def _local(tasks, work, workers, progress):
-    from concurrent.futures.process import BrokenProcessPool
-    from fastcore.parallel import parallel
-    try: return list(parallel(work, tasks, n_workers=workers, progress=progress, method='spawn' if workers else None))
+    from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+    from multiprocessing import get_context
+    def gather(results): return [next(results) for _ in watched(range(len(tasks)), progress)]
+    if not workers: return gather(map(work, tasks))
+    try:
+        with ProcessPoolExecutor(workers, get_context('spawn')) as pool: return gather(pool.map(work, tasks))
     except BrokenProcessPool as e:
         raise DatasetError('a worker process died, perhaps for want of memory. What is complete is kept: run the same call again, with fewer workers.') from e
 
@@ -161,7 +164,7 @@ def run_tasks(
     engine:str='local', # 'local' or 'ray'
     retries:int=3,      # As in `try_task`
     wait_s:float=1.,    # As in `try_task`, s
-    progress:bool=True, # Show a bar?
+    progress:bool=True, # Say how long it takes?
 )->Built: # Raises `DatasetError`, `WriteError`
     "Run what is not complete yet, and gather the index"
     _check_run(out, workers, engine, retries, wait_s)

@@ -16,7 +16,6 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from rasterio import CRS
 
 from .core import *
 from .bands import *
@@ -116,15 +115,18 @@ def _scene_place(item): # (geometry, box), both in the usual form
 
 @lru_cache(64)
 def _is_crs(said):
+    from pyproj import CRS
     try: return bool(CRS.from_user_input(said))
     except Exception: return False  # whatever PROJ makes of it
 
 def _is_grid(p):
     "Is a complete grid described? (`proj:` properties of an item and an asset together)"
-    names = [p.get('proj:code'), p.get('proj:epsg'), p.get('proj:wkt2'), json.dumps(p['proj:projjson']) if p.get('proj:projjson') else None]
+    names = [p.get(f'proj:{o}') for o in ('code', 'epsg', 'wkt2')]
+    if p.get('proj:projjson'): names.append(json.dumps(p['proj:projjson']))
     try:
         (h,w), t = map(int, p['proj:shape']), [float(o) for o in p['proj:transform']]
-        return min(h, w)>0 and len(t) in (6, 9) and np.isfinite(t).all() and t[0]*t[4]!=t[1]*t[3] and any(_is_crs(o) for o in names if isinstance(o, (str,int)))
+        lies = len(t) in (6, 9) and np.isfinite(t).all() and t[0]*t[4]!=t[1]*t[3]
+        return min(h, w)>0 and lies and any(_is_crs(o) for o in names if isinstance(o, (str,int)))
     except (TypeError, ValueError): return False
 
 GRID = 'proj:shape', 'proj:transform'
@@ -152,14 +154,17 @@ def judge_scene(
     from shapely.geometry import mapping
     p, assets, base = item.get('properties'), item.get('assets'), base or scene_address(item)
     if not isinstance(p, dict): raise SceneError('it is no STAC item: properties are missing.')
-    assets = {str(k): o for k,o in assets.items() if isinstance(o, dict) and isinstance(o.get('href'), str)} if isinstance(assets, dict) else {}
+    assets = assets.items() if isinstance(assets, dict) else ()
+    assets = {str(k): o for k,o in assets if isinstance(o, dict) and isinstance(o.get('href'), str)}
     if not assets: raise SceneError('it has no asset with an address.')
     assets = {k: o | dict(href=pystac.utils.make_absolute_href(o['href'], base)) for k,o in assets.items()}
     cloud, (shape, box) = _scene_cloud(p), _scene_place(item)
-    p, assets = _without_false_grids({k: v for k,v in p.items() if k!='eo:cloud_cover'} | ({} if cloud is None else {'eo:cloud_cover': cloud}), assets)
-    plain = dict(type='Feature', stac_version=str(item.get('stac_version') or '1.0.0'), id=str(item['id']), geometry=mapping(shape), bbox=box, assets=assets,
-                 properties=p | dict(datetime=pystac.utils.datetime_to_str(_scene_time(p))), collection=str(item.get('collection') or '-'),
-                 stac_extensions=[o for o in item.get('stac_extensions') or [] if isinstance(o, str)], links=[dict(rel='self', href=base)] if base else [])
+    known = dict(datetime=pystac.utils.datetime_to_str(_scene_time(p)), **({} if cloud is None else {'eo:cloud_cover': cloud}))
+    p, assets = _without_false_grids({k: v for k,v in p.items() if k!='eo:cloud_cover'} | known, assets)
+    plain = dict(type='Feature', id=str(item['id']), geometry=mapping(shape), bbox=box, assets=assets, properties=p,
+                 stac_version=str(item.get('stac_version') or '1.0.0'), collection=str(item.get('collection') or '-'),
+                 stac_extensions=[o for o in item.get('stac_extensions') or [] if isinstance(o, str)],
+                 links=[dict(rel='self', href=base)] if base else [])
     try: return pystac.Item.from_dict(plain)
     except Exception as e: raise SceneError(f'it is no STAC item ({type(e).__name__}: {e}).') from e  # whatever is odd in the rest of it
 
@@ -294,7 +299,8 @@ def search_scenes(
         found = [items[k] for k in near.query(degree_boxes(frame))[1]]
     else: found, problems = judge_scenes((None, o) for o in _ask(catalog, product, frame, dates))
     first, last = dates.split('/')
-    return [o for o in found if first<=o.datetime.strftime('%Y-%m-%d')<=last and o.properties.get('eo:cloud_cover', 0)<=100*max_cloud], problems
+    found = [o for o in found if first<=o.datetime.strftime('%Y-%m-%d')<=last]
+    return [o for o in found if o.properties.get('eo:cloud_cover', 0)<=100*max_cloud], problems
 
 def _is_list(catalog): return not is_remote(str(catalog)) and str(catalog).endswith(('.json','.geojson'))
 
@@ -306,7 +312,8 @@ def _ask(catalog, product, frame, dates):
     w,s,e,n = frame
     frames = [(w,s,180.,n), (-180.,s,e-360,n)] if e>180 else [frame]
     name = product.collections.get(catalog, product.collections[''])
-    try: return [o for f in frames for o in _kept_open(catalog).search(collections=[name], bbox=f, datetime=dates, limit=100).items_as_dicts()]
+    def search(f): return _kept_open(catalog).search(collections=[name], bbox=f, datetime=dates, limit=100).items_as_dicts()
+    try: return [o for f in frames for o in search(f)]
     except (requests.RequestException, APIError, ValueError, KeyError, TypeError, AttributeError) as e:  # or answers with something else
         raise NetworkError(f'{catalog} does not answer a search ({type(e).__name__}: {e}); try again later.') from e
 

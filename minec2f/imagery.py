@@ -95,7 +95,8 @@ def _images(rasters):
     if not isinstance(rasters, (str,Path)): return [o for part in rasters for o in _images(part)]
     if is_remote(rasters): return [str(rasters)]
     if not Path(rasters).is_dir(): return [Path(rasters)]
-    found = sorted(o for o in Path(rasters).rglob('*') if o.suffix.lower() in RASTER_SUFFIXES and not o.name.startswith('.') and not o.stem.endswith('_mask'))
+    def is_image(o): return o.suffix.lower() in RASTER_SUFFIXES and not o.name.startswith('.') and not o.stem.endswith('_mask')
+    found = sorted(filter(is_image, Path(rasters).rglob('*')))
     if not found: raise RasterError(f'{rasters} holds no image (*{", *".join(RASTER_SUFFIXES)}); a folder with imagery was expected.')
     return found
 
@@ -143,9 +144,9 @@ class LocalRasters:
         "What an image is; None where it cannot be used"
         try:
             grid, layers = read_grid(path), raster_bands(path, self.band_names)
-            around = _corners(grid)
-            return dict(path=path, crs=grid.crs, epsg=grid.crs.to_epsg(), around=around, degrees=transform_bounds(grid.crs, 4326, *around.bounds),
-                        res=metres_per_pixel(grid, 'centre')[0], layers=layers, names=tuple(o for o in layers if o.lower()!='alpha'))
+            around, names = _corners(grid), tuple(o for o in layers if o.lower()!='alpha')
+            degrees, res = transform_bounds(grid.crs, 4326, *around.bounds), metres_per_pixel(grid, 'centre')[0]
+            return dict(path=path, crs=grid.crs, epsg=grid.crs.to_epsg(), around=around, degrees=degrees, res=res, layers=layers, names=names)
         except Exception as e:
             if not (of_library(e) or isinstance(e, MineC2FError)): raise
             self.problems.append(_problem(path, e))
@@ -163,9 +164,10 @@ class LocalRasters:
         from shapely.geometry import box
         for k in self.index.query(degree_boxes(frame_of(task)))[1]:
             row = self.rows[k]
-            window = box(*(window_of(task) if row['epsg']==task['epsg'] else transform_bounds(task['epsg'], row['crs'], *window_of(task))))
+            there = window_of(task) if row['epsg']==task['epsg'] else transform_bounds(task['epsg'], row['crs'], *window_of(task))
+            window = box(*there)
             share = window.intersection(row['around']).area/window.area
-            if share>0: yield share, row, window.bounds
+            if share>0: yield share, row, there
 
     def _read(self, row, bounds): return read_padded(row['path'], bounds, row['bands'], self.nodata, self.band_names)
 
@@ -175,8 +177,8 @@ class LocalRasters:
 
     def _lay_over(self, seen, first, row):
         "Did another image show anything that the first one does not?"
-        same = abs(row['res']/first['res']-1)<.05 and np.array_equal(*(np.array(o['radiometry'], float) for o in (row, first)), equal_nan=True)
-        if not same: return False
+        means = [np.array(o['radiometry'], float) for o in (row, first)]
+        if abs(row['res']/first['res']-1)>.05 or not np.array_equal(*means, equal_nan=True): return False
         there = seen.grid.bounds if row['crs']==first['crs'] else transform_bounds(first['crs'], row['crs'], *seen.grid.bounds)
         x, valid, grid = self._read(row, there)
         return x.dtype==seen.x.dtype and lay_over(seen, x, valid, grid)
@@ -197,7 +199,8 @@ class LocalRasters:
             e = SceneError(f"none of {len(self.rows)} image(s) shows {task['id']} at {task['lon']:.3f}, {task['lat']:.3f}{tried}; add one that does.")
             e.problems = problems
             raise e
-        seen.info, seen.problems = dict(sensor=self.sensor, scenes=';'.join(Path(str(o['path'])).stem for o in used), dates='', cloud=np.nan), problems
+        names = ';'.join(Path(str(o['path'])).stem for o in used)
+        seen.info, seen.problems = dict(sensor=self.sensor, scenes=names, dates='', cloud=np.nan), problems
         return seen
 
     def card(self): # For dataset.json

@@ -142,7 +142,9 @@ def _degrees(windows): # (west, south, east, north) of (epsg, bounds) each; east
     return shapely.bounds(degree_boxes(out))
 
 def check_windows(
-    margin_m, size_m, max_side_m, # As in `plan_tasks`
+    margin_m,   # As in `plan_tasks`, m
+    size_m,     # As in `plan_tasks`, m
+    max_side_m, # As in `plan_tasks`, m
 ): # Raises `OptionError`
     "Refuse windows that make no sense"
     check_number(margin_m, 'margin_m')

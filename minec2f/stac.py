@@ -41,7 +41,7 @@ def scene_radiometry(
 def _stated(item, key, what): # What an asset says of its 'scale' or 'offset'; None where it is silent
     extra = item.assets[key].extra_fields
     def first(o): return o[0] if isinstance(o, list) and o and isinstance(o[0], dict) else {}
-    ways = ((first(extra.get('raster:bands')), what), (first(extra.get('bands')), f'raster:{what}'), (extra, f'raster:{what}'), (item.properties, f'raster:{what}'))
+    ways = ((first(extra.get('raster:bands')), what), *((o, f'raster:{what}') for o in (first(extra.get('bands')), extra, item.properties)))
     said = next((o[k] for o,k in ways if o.get(k) is not None), None)
     if said is None: return None
     try: value = float(said)
@@ -147,7 +147,8 @@ def native_geobox(
         if known: return known[0]
     except Exception: pass  # the catalogue's description of the grid is odd; the file knows better
     try:
-        with rasterio.Env(**GDAL_HTTP), rasterio.open(item.assets[keys[0]].get_absolute_href()) as src: crs, whole = src.crs, GeoBox.from_rio(src)
+        with rasterio.Env(**GDAL_HTTP), rasterio.open(item.assets[keys[0]].get_absolute_href()) as src:
+            crs, whole = src.crs, GeoBox.from_rio(src)
     except Exception as e: raise _named(e, item, keys) from e
     if crs is None: raise CRSError(f'scene {item.id} has no CRS, neither in the catalogue nor in its file {keys[0]}; it has no place on Earth.')
     return whole
@@ -328,7 +329,8 @@ class StacReader:
     def _observe(self, task, passes): # One image of the passes
         for o in (o for p in passes for o in p):
             with fault_of(o): self._keys(o)
-        with fault_of(passes[0][0]): geobox = window_geobox(native_geobox(passes[0][0], self._keys(passes[0][0])[0]), task, get_sensor(self._product.sensor).res/4)
+        first, finest = passes[0][0], get_sensor(self._product.sensor).res/4
+        with fault_of(first): geobox = window_geobox(native_geobox(first, self._keys(first)[0]), task, finest)
         looked = []
         def sights():
             for o in passes:
@@ -337,11 +339,17 @@ class StacReader:
         if self.composite=='median': seen, hidden = self._view(list(sights()), geobox)
         else:
             seen = least_cloudy((o for o in sights() if o.hidden<=self.window_cloud), lambda o: self._view([o], geobox)[0])
-            hidden = 0. if seen else min(o.hidden for o in looked)
+            hidden = self._in_the_way(seen, [o for o in looked if o.hidden>self.window_cloud])
         if hidden>self.window_cloud:
             raise SceneError(f"{task['id']}: cloudy: of {len(passes)} pass(es) in {self.dates}, {hidden:.0%} of the window stays under cloud "
                              f"(window_cloud={self.window_cloud:.0%}); widen the dates, or allow more.")
         return seen
+
+    def _in_the_way(self, seen, cloudy):
+        "Share of cloud of the best cloudy pass, where none is clear, or a clear one shows less than half of the window and less than a cloudy one"
+        shown = (seen.valid & seen.clear).mean() if seen else 0.
+        better = [o.hidden for o in cloudy if seen is None or shown<min(.5, o.clear.mean())]
+        return min(better, default=0.)
 
     def _sight(self, items, geobox):
         quality = []
@@ -352,7 +360,8 @@ class StacReader:
     def _view(self, sights, geobox): # (Observation, share under cloud)
         clear, seen = (np.any([getattr(o, k) for o in sights], 0) for k in ('clear','seen'))
         hidden = Sight([], None, seen, clear).hidden
-        x = self._pixels(sights[0], geobox) if len(sights)==1 else median_composite(np.stack([self._pixels(o, geobox)*o.clear for o in sights]))
+        if len(sights)==1: x = self._pixels(sights[0], geobox)
+        else: x = median_composite(np.stack([self._pixels(o, geobox)*o.clear for o in sights]))
         return Observation(x, (x>0).all(0), clear, _grid_of(geobox), list(self.bands), 0, self._origin(sights, hidden)), hidden
 
     def _pixels(self, sight, geobox): # (C,h,w) uint16 of one pass
@@ -370,7 +379,9 @@ class StacReader:
         scale, offset = scene_radiometry(item, keys, self._product, self.offset_applied)
         value = common_dn(dn[:, here], scale, offset, nodata, f'scene {item.id}')
         valid = (value>0).all(0)
-        if valid.any(): check_values(value[:, valid].mean(1)*1e-4, f'scene {item.id}', scale, offset, hint='What the catalogue says of scale and offset must be wrong.')
+        if valid.any():
+            hint = 'What the catalogue says of scale and offset must be wrong.'
+            check_values(value[:, valid].mean(1)*1e-4, f'scene {item.id}', scale, offset, hint=hint)
         return value
 
     def _origin(self, used, hidden):
@@ -399,7 +410,8 @@ def build_coarse_dataset(
 )->Built: # As from `build_dataset`
     "Dataset folder from polygons and a satellite archive"
     out = Path(out)
-    read = StacReader(str(catalog), dates, product, tuple(check_names(bands, 'bands')), composite, scene_cloud, window_cloud, max_passes, resampling, offset_applied)
+    read = StacReader(str(catalog), dates, product, tuple(check_names(bands, 'bands')), composite, scene_cloud, window_cloud,
+                      max_passes, resampling, offset_applied)
     check_build(out, **kwargs)
     if not is_searchable(str(catalog)): read = replace(read, listed=str(list_scenes(str(catalog), out/'scenes.json')))
     return build_dataset(polygons, read, out, **kwargs)
