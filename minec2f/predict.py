@@ -219,12 +219,11 @@ def scene_means(
     return x.mean(1) if x.size else np.full(len(x), np.nan)
 
 def _check_radiometry(spec, scale, offset):
-    for name,o in (('scale', scale), ('offset', offset)):
-        try: ok = np.shape(o) in ((), (len(spec.bands),)) and np.isfinite(np.asarray(o, float)).all()
-        except (TypeError, ValueError): ok = False
-        if not ok or (name=='scale' and np.min(o)<=0):
-            raise OptionError(f"{name}={o!r} was given; a number{' above 0' if name=='scale' else ''} was expected, or one for each of "
-                              f"{', '.join(spec.bands)}.")
+    for name,o,least in (('scale', scale, 1e-12), ('offset', offset, -1e12)):
+        numbers = np.array(o, object).ravel()
+        if np.shape(o) in ((), (len(spec.bands),)) and all(isinstance(v, Real) and least<=v<=1e12 for v in numbers): continue
+        raise OptionError(f"{name}={o!r} was given; a number{' above 0' if name=='scale' else ''} was expected, or one for each of "
+                          f"{', '.join(spec.bands)}.")
 
 def _refuse_far(x, limit, src, scale, offset):
     "What lies a thousand times beyond all others is no reflectance"
@@ -512,7 +511,7 @@ def to_polygons(
     dst,               # Path of the layer to write: *.gpkg, *.parquet, *.fgb, *.geojson or *.shp
     min_area_ha:float=0., # Leave out smaller polygons, hectares
     simplify_m:float=0.,  # Move outlines by at most this, metres; 0 keeps pixel edges
-): # GeoDataFrame in the map's CRS: class, area_ha (on the ellipsoid), mean_probability (0-1), pixels, scene, geometry; raises `WriteError`
+): # GeoDataFrame in the map's CRS: class, area_ha (on the ellipsoid), mean_probability (0-1), pixels, scene, geometry; raises `WriteError`, `RasterError`
     "Outline every patch of every class but background"
     import geopandas as gpd, shapely
     check_number(min_area_ha, 'min_area_ha', 0); check_number(simplify_m, 'simplify_m', 0)
@@ -521,6 +520,8 @@ def to_polygons(
     read_grid(map_path)
     band_positions(raster_bands(map_path), ['class','probability'], Path(map_path).name)
     with rasterio.Env(GDAL_CACHEMAX=CACHE), open_raster(map_path) as src:
+        if src.dtypes!=('uint8','uint8'):
+            raise RasterError(f"{map_path} holds {', '.join(src.dtypes)}; a map as predict_scene writes it (two bands of uint8) was expected.")
         found = list(_outlines(src))
         outlines = gpd.GeoSeries([o[1] for o in found], crs=src.crs)
         gdf = gpd.GeoDataFrame({'class': np.array([o[0] for o in found], object)}, geometry=simplified(outlines, simplify_m))
