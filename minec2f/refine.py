@@ -340,7 +340,7 @@ def refine_polygons(
     scale=None,            # Reflectance per DN, or one for each band; what each file says where None, else what the bundle says
     offset=None,           # Reflectance of DN 0, likewise
     **options,             # Of `check_tiling`: overlap, size, bs, device
-): # GeoDataFrame: rows and columns of `polygons`, in its CRS, and `COLUMNS`; raises `PolygonError`, `CRSError`, `BundleError`, `WriteError`, `OptionError`
+): # GeoDataFrame: rows and columns of `polygons`, in its CRS, and `COLUMNS`; raises `PolygonError`, `CRSError`, `BundleError`, `WriteError`
     "Sharpen the outlines of a coarse inventory, one polygon at a time"
     _check_options(reach_m, margin_m, threshold, min_area_ha, min_cover, simplify_m)
     cut, suffix, images = check_tiling(bundle, **options), vector_format(out), raster_files(images)
