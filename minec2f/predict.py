@@ -112,8 +112,8 @@ def to_map(
 )->np.ndarray: # (2,h,w) uint8: class; 250 x probability of not being background; 255 where not valid
     "Scores to the two bands of a map"
     if not np.isfinite(logits).all(0)[valid].all():
-        raise BundleError('the model gave scores that are not numbers at valid pixels; its weights are damaged, or half precision is not enough '
-                          'for them: try device="cpu".')
+        raise BundleError('the model gave scores that are not numbers at valid pixels; its weights are damaged, or half precision is not '
+                          'enough for them: try device="cpu".')
     p = 1-softmax(np.where(valid, logits, 0), axis=0)[0]
     return np.where(valid, np.stack([logits.argmax(0), np.rint(250*p)]), NODATA).astype(np.uint8)
 
@@ -219,12 +219,11 @@ def scene_means(
     return x.mean(1) if x.size else np.full(len(x), np.nan)
 
 def _check_radiometry(spec, scale, offset):
-    for name,o in (('scale', scale), ('offset', offset)):
-        try: ok = np.shape(o) in ((), (len(spec.bands),)) and np.isfinite(np.asarray(o, float)).all()
-        except (TypeError, ValueError): ok = False
-        if not ok or (name=='scale' and np.min(o)<=0):
-            raise OptionError(f"{name}={o!r} was given; a number{' above 0' if name=='scale' else ''} was expected, or one for each of "
-                              f"{', '.join(spec.bands)}.")
+    for name,o,least in (('scale', scale, 1e-12), ('offset', offset, -1e12)):
+        numbers = np.array(o, object).ravel()
+        if np.shape(o) in ((), (len(spec.bands),)) and all(isinstance(v, Real) and least<=v<=1e12 for v in numbers): continue
+        raise OptionError(f"{name}={o!r} was given; a number{' above 0' if name=='scale' else ''} was expected, or one for each of "
+                          f"{', '.join(spec.bands)}.")
 
 def _refuse_far(x, limit, src, scale, offset):
     "What lies a thousand times beyond all others is no reflectance"
@@ -380,7 +379,8 @@ def predict_scene(
     "Map a whole scene as a Cloud-Optimised GeoTIFF, holding only one row of windows in memory"
     cut = check_tiling(bundle, overlap, size, bs, device)
     try_output(dst, inputs := read_files(src))
-    if Path(dst).suffix.lower() not in ('', '.tif', '.tiff'): raise WriteError(f'{dst}: a map is a GeoTIFF; choose a name that ends in .tif.')
+    if Path(dst).suffix.lower() not in ('', '.tif', '.tiff'):
+        raise WriteError(f'{dst}: a map is a GeoTIFF; choose a name that ends in .tif.')
     scene, totals = check_scene(bundle, src, band_names, scale, offset), 0
     with rasterio.Env(GDAL_CACHEMAX=CACHE), atomic(dst, inputs=inputs) as tmp:
         with TemporaryDirectory(dir=tmp.parent) as work, disk_errors():
@@ -512,7 +512,7 @@ def to_polygons(
     dst,               # Path of the layer to write: *.gpkg, *.parquet, *.fgb, *.geojson or *.shp
     min_area_ha:float=0., # Leave out smaller polygons, hectares
     simplify_m:float=0.,  # Move outlines by at most this, metres; 0 keeps pixel edges
-): # GeoDataFrame in the map's CRS: class, area_ha (on the ellipsoid), mean_probability (0-1), pixels, scene, geometry; raises `WriteError`
+): # GeoDataFrame in the map's CRS: class, area_ha, mean_probability (0-1), pixels, scene, geometry; raises `WriteError`, `RasterError`
     "Outline every patch of every class but background"
     import geopandas as gpd, shapely
     check_number(min_area_ha, 'min_area_ha', 0); check_number(simplify_m, 'simplify_m', 0)
@@ -521,6 +521,9 @@ def to_polygons(
     read_grid(map_path)
     band_positions(raster_bands(map_path), ['class','probability'], Path(map_path).name)
     with rasterio.Env(GDAL_CACHEMAX=CACHE), open_raster(map_path) as src:
+        if src.dtypes!=('uint8','uint8'):
+            raise RasterError(f"{map_path} holds {', '.join(src.dtypes)}; a map as predict_scene writes it, two bands of uint8, was "
+                              'expected.')
         found = list(_outlines(src))
         outlines = gpd.GeoSeries([o[1] for o in found], crs=src.crs)
         gdf = gpd.GeoDataFrame({'class': np.array([o[0] for o in found], object)}, geometry=simplified(outlines, simplify_m))

@@ -276,8 +276,10 @@ def _own_columns(gdf):
 
 def _read_outlines(polygons, layer):
     "A layer to refine; unlike in `read_polygons`, rows that are no polygons stay"
-    gdf, name = (polygons, 'the layer') if hasattr(polygons, 'columns') else (read_layer(polygons, layer), Path(polygons).name)
-    if not hasattr(gdf, 'geom_type'): raise PolygonError(f'{name} has no geometry; a layer with mine outlines was expected.')
+    is_file = isinstance(polygons, (str, Path))
+    gdf, name = (read_layer(polygons, layer), Path(polygons).name) if is_file else (polygons, f'the {type(polygons).__name__}')
+    if not (hasattr(gdf, 'geom_type') and hasattr(gdf, 'columns')):
+        raise PolygonError(f'{name} has no geometry, or no table with it; a file or a GeoDataFrame with mine outlines was expected.')
     if gdf.crs is None: raise CRSError(f'{name} has no CRS; polygons without one have no place on Earth. Assign it (gdf.set_crs).')
     shapes = gdf.geometry.map(polygonal)
     if shapes.isna().all(): raise PolygonError(f'{name} holds no polygon; a layer with mine outlines was expected.')
@@ -338,11 +340,12 @@ def refine_polygons(
     scale=None,            # Reflectance per DN, or one for each band; what each file says where None, else what the bundle says
     offset=None,           # Reflectance of DN 0, likewise
     **options,             # Of `check_tiling`: overlap, size, bs, device
-): # GeoDataFrame: rows and columns of `polygons`, in its CRS, and `COLUMNS`; raises `PolygonError`, `CRSError`, `BundleError`, `WriteError`, `OptionError`
+): # GeoDataFrame: rows and columns of `polygons`, in its CRS, and `COLUMNS`; raises `PolygonError`, `CRSError`, `BundleError`, `WriteError`
     "Sharpen the outlines of a coarse inventory, one polygon at a time"
     _check_options(reach_m, margin_m, threshold, min_area_ha, min_cover, simplify_m)
     cut, suffix, images = check_tiling(bundle, **options), vector_format(out), raster_files(images)
-    inputs = [p for o in images for p in read_files(o)] + ([] if hasattr(polygons, 'columns') else [polygons])
+    if not images: raise RasterError('no image was given; images, or a folder of them, were expected.')
+    inputs = [p for o in images for p in read_files(o)] + [polygons]*isinstance(polygons, (str, Path))
     try_output(out, inputs)
     gdf, coarse = _read_outlines(polygons, layer)
     lonlat = in_one_piece(coarse.to_crs(4326))
