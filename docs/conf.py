@@ -36,7 +36,7 @@ html_show_sourcelink = False
 html_theme_options = dict(
     icon_links=[dict(name='GitHub', url=cfg['git_url'], icon='fa-brands fa-github')],
     navigation_depth=1, show_toc_level=2, header_links_before_dropdown=5, footer_start=['copyright'], footer_end=[])
-html_sidebars = {'index': []}
+html_sidebars = {o: [] for o in ('index', 'CHANGELOG', 'CONTRIBUTING')} # without pages below them
 
 # --- Formulas: browsers draw MathML themselves, without a script and without the web --------------------------------
 def show_inline(self, node):

@@ -1,8 +1,9 @@
 "The pages of the documentation site are complete. (`make docs` builds the site itself, every warning an error.)"
-import importlib, inspect, json, re, sys
+import ast, importlib, inspect, json, re, sys
 from pathlib import Path
 
-import pytest
+import numpy as np, pytest
+from fastcore import test
 
 @pytest.fixture(scope='module')
 def docs():
@@ -112,9 +113,28 @@ def layers(repo):
     drawing = re.search(r'^## Layers.*?^```\n(.*?)^```', (repo/'CONTRIBUTING.md').read_text(), re.M|re.S)[1]
     return {name: i for i,line in enumerate(drawing.splitlines()) for name in line.split()[1:]}
 
-def test_modules_import_from_their_layer_and_those_below(docs, repo):
-    level = layers(repo)
-    modules = {name.removeprefix('minec2f.'): path.read_text() for name,path in docs.modules().items()}
-    assert set(level)==set(modules)
-    imports = {(name, o) for name,text in modules.items() for o in re.findall(r'^\s*from \.([\w.]+) import', text, re.M)}
-    assert [(a, b) for a,b in sorted(imports) if level[b]>level[a]]==[]
+def imported(name, path):
+    "Modules of this package that a module imports, wherever in it"
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.ImportFrom) or not node.level: continue
+        package = name.split('.')[:-node.level]
+        if node.module: yield '.'.join([*package, node.module])
+        else: yield from ('.'.join([*package, o.name]) for o in node.names)
+
+def test_modules_import_from_their_layer_and_those_above_it_in_the_drawing(docs, repo):
+    level, modules = layers(repo), docs.modules()
+    assert {f'minec2f.{o}' for o in level}==set(modules)
+    pairs = {(a, b) for a in modules for b in imported(a, modules[a]) if b in modules}
+    layer = lambda module: level[module.removeprefix('minec2f.')]
+    assert len(pairs)>len(modules) and [(a, b) for a,b in sorted(pairs) if layer(b)>layer(a)]==[]
+
+def test_the_lesson_in_contributing_runs(repo):
+    blocks = re.findall(r'^```python\n(.*?)^```', (repo/'CONTRIBUTING.md').read_text(), re.M|re.S)
+    names = dict(np=np, test_eq=test.test_eq)
+    for o in blocks: exec(o, names)
+    assert len(blocks)==2 and np.isnan(names['share'](np.full((2,2), 255)))
+
+def test_the_citation_is_of_this_version(docs, repo):
+    said = dict(re.findall(r'^([\w-]+): (.+)$', (repo/'CITATION.cff').read_text(), re.M))
+    cfg = docs.settings()
+    assert (said['version'], said['license'], said['repository-code'])==(cfg['version'], 'Apache-2.0', cfg['git_url'])
