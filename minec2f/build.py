@@ -40,7 +40,7 @@ def try_task(
     while True:
         attempts += 1
         try:
-            with rasterio.Env(GDAL_CACHEMAX=256, **(FRESH if attempts>1 else {})):  # MB of decoded blocks; else 5 % of all memory
+            with rasterio.Env(GDAL_CACHEMAX=2**28, **(FRESH if attempts>1 else {})):  # bytes of decoded blocks; else 5 % of all memory
                 return make(task, skip=skip) if skip else make(task)
         except WriteError: raise
         except NetworkError as e:

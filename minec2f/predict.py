@@ -27,6 +27,7 @@ from scipy.special import softmax
 from .core import *
 from .bands import *
 from .raster import *
+from .bundle import check_bundle
 from . import __version__
 
 # %% ../nbs/13_predict.ipynb #0fd42962
@@ -151,11 +152,6 @@ def check_number(
     if isinstance(value, kind) and not isinstance(value, bool) and low<=value<=high: return
     raise OptionError(f"{name}={value!r} was given; a {'whole ' if whole else ''}number from {low:g} to {high:g} was expected.")
 
-def _check_bundle(bundle):
-    if all(hasattr(bundle, o) for o in ('model','bands','classes','size')): return
-    how = f'load_bundle({str(bundle)!r})' if isinstance(bundle, (str, Path)) else 'load_bundle(…), after save_bundle(…) for a Learner'
-    raise BundleError(f'a {type(bundle).__name__} was given as bundle; a loaded one was expected: {how}.')
-
 @dataclass(frozen=True)
 class Tiling:
     "How windows lie over a scene, and where they are computed"
@@ -172,7 +168,7 @@ def check_tiling(
     device=None,      # Where to compute; CUDA where there is one
 )->Tiling: # Raises `BundleError`, `GridError`, `OptionError`
     "Options as they will be used; the network is moved to its device"
-    _check_bundle(bundle)
+    check_bundle(bundle)
     size = bundle.size if size is None else size
     check_number(bs, 'bs', 1, whole=True)
     if not (isinstance(size, Integral) and size%32==0 and 0<size<=4096 and isinstance(overlap, Real) and 0<=overlap<1):

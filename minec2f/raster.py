@@ -306,11 +306,12 @@ def check_polygons(
     if len(gdf)==0 or gdf.is_empty.all(): raise PolygonError(f'{what} holds no polygon; a layer with mine outlines was expected.')
     if others:
         raise PolygonError(f'{what} holds {", ".join(sorted(map(str, others)))}; only polygons can be labels. Buffer or drop the others, or '
-                           'keep the polygons in them with fix=True.')
+                           'have the polygons in them kept (argument fix).')
     bad = gdf[~gdf.is_valid]
     if len(bad):
         raise PolygonError(f'{what} has {len(bad)} invalid polygon(s), first at row {bad.index[0]} '
-                           f'({bad.is_valid_reason().iloc[0]}); pass fix=True to repair them, or repair the file.')
+                           f'({bad.is_valid_reason().iloc[0]}); have them repaired on reading (argument fix), or '
+                           'repair the file (ogr2ogr -makevalid).')
     return gdf
 
 def _polygon_layer(path, layer):
