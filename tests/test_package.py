@@ -67,11 +67,11 @@ def test_help(name, text):
 
 def test_help_in_another_process_and_in_nbdev():
     "Functions are pickled by name; a process that starts afresh has the same docstrings; `show_doc` says each thing once"
-    from fastai.learner import Learner
+    from minec2f.learner import MineLearner
     from nbdev.showdoc import show_doc
     from minec2f import learner
     from minec2f.core import first_few
     with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool: assert pool.submit(inspect.getdoc, first_few).result()==inspect.getdoc(first_few)
     assert '\nn : int, default 5\n    How many to show\n' in inspect.getdoc(first_few)
-    assert str(show_doc(Learner.fit_poly)._repr_markdown_()).count('Peak learning rate')==1
+    assert str(show_doc(MineLearner.fit_poly)._repr_markdown_()).count('Peak learning rate')==1
     assert learner.__spec__.loader.get_source('minec2f.learner')==inspect.getsource(learner)

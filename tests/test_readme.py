@@ -3,7 +3,7 @@ import configparser, inspect, re, shlex, shutil
 from importlib import import_module
 
 import geopandas as gpd, pandas as pd, papermill, pytest, rasterio
-from fastai.learner import Learner
+from minec2f.learner import MineLearner
 
 from minec2f import catalog, data, learner, stac
 from minec2f.archive import synth_archive
@@ -44,10 +44,10 @@ SMALL = dict(encoder='resnet18', pyramid=16, segmentation=32)
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     "The working folder of one who has everything that README's blocks read"
-    mine_dls, teacher_learner, build, fit_poly = data.mine_dls, learner.teacher_learner, stac.build_coarse_dataset, Learner.fit_poly
+    mine_dls, teacher_learner, build, fit_poly = data.mine_dls, learner.teacher_learner, stac.build_coarse_dataset, MineLearner.fit_poly
     monkeypatch.setattr(data, 'mine_dls', lambda *args, **kw: mine_dls(*args, **{'size': 64, 'bs': 4, **kw}))
     monkeypatch.setattr(learner, 'teacher_learner', lambda dls, **kw: teacher_learner(dls, **(kw or SMALL)))
-    monkeypatch.setattr(Learner, 'fit_poly', lambda self, n_epoch: fit_poly(self, 1))
+    monkeypatch.setattr(MineLearner, 'fit_poly', lambda self, n_epoch: fit_poly(self, 1))
     monkeypatch.setattr(stac, 'build_coarse_dataset', lambda *args, workers: build(*args))
     made = synth_dataset(tmp_path/'my_data', n_coarse=16, n_fine=32, size=64, seed=3)
     index = pd.read_csv(made/'index.csv')
