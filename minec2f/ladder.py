@@ -250,7 +250,7 @@ def _say_result(res):
 
 def _say_done(run, plans): # Rows that are there
     there = [o for o in plans if run.file(o).exists()]
-    if there: print(f'seed {run.seed}: {first_few(there, 99)} there already; to run a row again, remove its file {run.folder}/<row>.json', flush=True)
+    if there: print(f'seed {run.seed}: {first_few(there, 99)} there already; to run a row again, remove its file {run.folder.name}/<row>.json', flush=True)
 
 def _run_seed(run, plans, keep):
     run.folder.mkdir(parents=True, exist_ok=True)
