@@ -83,8 +83,10 @@ class AttentiveDistillation(Method):
         unlabelled_dls=None,     # Loaders of the domain 'unlabelled': their training images are distilled on too
     ):
         super().__init__(teacher, coarse_dls)
-        look_up(feature_attention, FEATURE_ATTENTION, 'feature attention'); look_up(prediction_attention, PREDICTION_ATTENTION, 'prediction attention')
-        self.feature, self.prediction, self.schedule = feature_attention, prediction_attention, look_up(kd_schedule, KD_SCHEDULES, 'schedule')
+        look_up(feature_attention, FEATURE_ATTENTION, 'feature attention')
+        look_up(prediction_attention, PREDICTION_ATTENTION, 'prediction attention')
+        self.schedule = look_up(kd_schedule, KD_SCHEDULES, 'schedule')
+        self.feature, self.prediction = feature_attention if lambda_f else 'none', prediction_attention
         self.lambda_f, self.lambda_p, self.tau = (0. if self.feature=='none' else lambda_f), lambda_p, tau
         self.levels, self.cam_level, self.unlabelled_dls = list(levels), cam_level, unlabelled_dls
         self.weighting = check_reliability(sigma_b, mu_b, eps)
@@ -100,13 +102,19 @@ def loaders(self:AttentiveDistillation): return [self.unlabelled_dls] if self.un
 def valid(self:AttentiveDistillation): return self.y!=255
 
 @patch
+def reads(self:AttentiveDistillation):
+    both, more, _ = FEATURE_ATTENTION[self.feature]
+    spatial = ['Ms2']*bool(self.lambda_p and self.prediction=='cbam_spatial')
+    student, frozen = both(self.levels) + [self.cam_level]*(self.feature=='gradcam'), both(self.levels) + more(self.levels)
+    return student, list(dict.fromkeys(frozen + [self.cam_level]*self.cam + spatial))
+@patch(as_prop=True)
+def cam(self:AttentiveDistillation): return self.feature=='gradcam' or bool(self.lambda_p and self.prediction=='gradcam')
+@patch(as_prop=True)
+def taps_of(self:AttentiveDistillation): return GradTaps if self.cam else FeatureTaps
+
+@patch
 def before_fit(self:AttentiveDistillation):
     super(AttentiveDistillation, self).before_fit()
-    both, more, self.feature_term = FEATURE_ATTENTION[self.feature] if self.lambda_f else FEATURE_ATTENTION['none']
-    cam_f, cam_p = self.lambda_f and self.feature=='gradcam', self.lambda_p and self.prediction=='gradcam'
-    self.cam, spatial = bool(cam_f or cam_p), ['Ms2']*bool(self.lambda_p and self.prediction=='cbam_spatial')
-    student, frozen = both(self.levels) + [self.cam_level]*bool(cam_f), both(self.levels) + more(self.levels) + [self.cam_level]*self.cam
-    self.taps = self.tap(student, [*{*frozen, *spatial}], GradTaps if self.cam else FeatureTaps)
     if 'unlabelled' in self.names: self.streams['unlabelled'] = Stream(self.unlabelled_dls.train, self.device)
 
 # %% ../nbs/10a_attentive.ipynb #9725d425
@@ -130,7 +138,7 @@ def teacher_maps(self:AttentiveDistillation):
 # %% ../nbs/10a_attentive.ipynb #4fd7798c
 @patch
 def feature_loss(self:AttentiveDistillation):
-    if self.feature!='gradcam': return self.feature_term(*self.seen, self.levels)
+    if self.feature!='gradcam': return FEATURE_ATTENTION[self.feature][2](*self.seen, self.levels)
     base = torch.where(self.valid, self.teacher_logits.argmax(1), 255)
     return attention_loss(grad_cam(self.seen[0][self.cam_level], self.pred, base, create_graph=True), self.teacher_maps())
 

@@ -161,14 +161,13 @@ class WindowCrop(ItemTransform):
     order = 0
     def __init__(self, size): self.size = size
     def encodes(self, xy):
-        x, y = xy
+        x, *labels = xy  # none where there is nothing to compare with
         n, (h,w) = self.size, x.shape[-2:]
-        pad = (0, max(0, n-w), 0, max(0, n-h))
-        x, y = torch.nn.functional.pad(x, pad, value=math.nan), torch.nn.functional.pad(y, pad, value=IGNORE)
-        i, j = (int(torch.randint(o-n+1, ())) for o in x.shape[-2:])
-        x, y = x[..., i:i+n, j:j+n], y[..., i:i+n, j:j+n].clone()
-        y[x.isnan().any(0).as_subclass(torch.Tensor)] = IGNORE
-        return x, y
+        i, j = (int(torch.randint(max(o, n)-n+1, ())) for o in (h, w))
+        def cut(o, value): return torch.nn.functional.pad(o, (0, max(0, n-w), 0, max(0, n-h)), value=value)[..., i:i+n, j:j+n]
+        x, labels = cut(x, math.nan), [cut(y, IGNORE).clone() for y in labels]
+        for y in labels: y[x.isnan().any(0).as_subclass(torch.Tensor)] = IGNORE
+        return (x, *labels)
 
 class Dihedral8(ItemTransform):
     "One of the eight symmetries of the square, the same for image and label; in training only"
@@ -262,7 +261,7 @@ def show_batch(x:MultiSpectral, y:TensorMask, samples, ctxs=None, max_n=6, nrows
 def show_results(x:MultiSpectral, y:TensorMask, samples, outs, ctxs=None, max_n=4, figsize=None, **kwargs):
     "Images with the label outlined on the left and the prediction on the right"
     n = min(len(samples), max_n)
-    if ctxs is None: ctxs = subplots(n, 2, figsize=figsize or (5,2.5*n))[1]
+    if ctxs is None: ctxs = subplots(n, 2, figsize=figsize or (5,2.5*n))[1].reshape(-1, 2)
     for (img,mask,*_),out,(left,right) in zip(samples, outs, ctxs):
         for ax,m,colour in ((left, mask, 'yellow'), (right, out[0], 'deepskyblue')):
             img.show(ctx=ax)

@@ -12,7 +12,6 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 
-from .models import FeatureTaps
 from .gradcam import *
 from .distill import full_precision, prediction_distillation
 from .method import *
@@ -20,7 +19,7 @@ from .method import *
 # %% ../nbs/11a_incremental.ipynb #1efe7afe
 class Weighted(Method):
     "A method whose terms are `<name>_loss`, with a weight each, and which reads `levels` of both networks"
-    levels,taps_of = (),FeatureTaps
+    levels = ()
     def __init__(self,
         teacher,         # Trained network
         coarse_dls=None, # Not used by incremental methods
@@ -35,9 +34,7 @@ class Weighted(Method):
     @property
     def valid(self): return self.y!=255
 
-    def before_fit(self):
-        super().before_fit()
-        self.taps = self.tap(self.levels, self.levels, self.taps_of)
+    def reads(self): return self.levels, self.levels
     def features(self,
         level:str, # One of `levels`
     )->list: # Student's and teacher's (B,C,h,w)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import numpy as np, torch
 from fastcore.basics import patch
-from fastcore.imports import IN_NOTEBOOK, noop
+from fastcore.imports import IN_NOTEBOOK
 from fastcore.meta import delegates
 from fastcore.foundation import L
 from fastcore.xtras import ContextManagers
@@ -23,7 +23,7 @@ from fastai.callback.tracker import TrackerCallback
 from fastai.callback.training import GradientClip
 from fastai.data.block import DataLoaders
 from fastai.interpret import plot_top_losses  # noqa: F401 (extended below)
-from fastai.learner import Learner
+from fastai.learner import Learner, noop
 from fastai.torch_core import TensorMask, params, set_seed, subplots
 from plum import dispatch
 
@@ -263,7 +263,7 @@ def model_of(
     net = getattr(teacher, 'model', teacher)
     if isinstance(net, torch.nn.Module): net = plain(unwrapped(net))
     if hasattr(net, 'config'): return net
-    raise OptionError(f"teacher is {teacher if isinstance(teacher, str) else type(teacher).__name__!r}; a trained Learner, a loaded bundle or a network "
+    raise OptionError(f"teacher is {str(teacher)[:100]!r}; a trained Learner, a loaded bundle or a network "
                       "from mine_model was expected. A bundle's folder is loaded first: load_bundle(folder), from minec2f.bundle.")
 
 def spec_of(
@@ -319,6 +319,7 @@ def c2f_learner(
     for what,o in dict(fine=dls, coarse=coarse_dls, unlabelled=kwargs.get('unlabelled_dls')).items():
         if o is not None: _check_fit(teacher, net, o, what)
     method = kind(net, coarse_dls, **kwargs)
+    for names in filter(None, method.reads()): method.taps_of(net, names).remove()  # raises where the network has no such features
     method.start, bn = student_init or method.start, bn or method.bn
     warm = method.start=='teacher'
     method.dual, bn = bn=='dual', bn or ('frozen' if warm else 'student')

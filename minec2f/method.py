@@ -109,7 +109,8 @@ class Method(TrainingCallback):
     bn = None             # batch-norm statistics it needs; those of `c2f_learner` where None
     dual = False          # do coarse images pass with the teacher's batch-norm statistics?
     decay = None          # of an averaged student, `ema`, where it has one
-    ema,streams,hooks = None,{},()
+    taps_of = FeatureTaps # how features inside the networks are read
+    ema,streams,taps,hooks = None,{},(),()
     def __init__(self,
         teacher:torch.nn.Module, # Trained network; copied and frozen
         coarse_dls=None,         # Loaders of the coarse domain, for methods with `coarse_images`
@@ -124,6 +125,7 @@ class Method(TrainingCallback):
     @property
     def network(self): return unwrapped(self.model) # the student itself, whatever torch has wrapped around it
     def student(self): return start_of(self.start, self.teacher)
+    def reads(self): return [], [] # names of the `tap_points` that it reads in student and teacher
     def observe(self):
         if self.sees_teacher:
             with torch.no_grad(): self.teacher_logits = self.teacher(*self.xb)
@@ -163,6 +165,10 @@ def before_fit(self:Method):
     self.teacher.to(self.device)
     self.streams = dict(coarse=Stream(self.coarse_dls.train, self.device)) if self.coarse_images else {}
     self.ema = EMA(self.network, self.decay) if self.decay else None
+    reads = self.reads()
+    if any(reads):
+        self.check_readable()
+        self.taps = self.hooks = [self.taps_of(*o) for o in zip((self.network, self.teacher), reads)]
 
 @patch
 def after_step(self:Method):
@@ -172,23 +178,11 @@ def after_fit(self:Method): self.release()
 
 @patch
 def check_readable(self:Method):
-    "Hooks need the network itself"
+    "Hooks need the network itself; raises `OptionError` where torch hides what is inside"
     compiled = hasattr(self.model, '_orig_mod') or getattr(self.network, '_compiled_call_impl', None)
     if compiled or len(getattr(self.model, 'device_ids', None) or ())>1:
         raise OptionError(f"method {self.key!r} reads features inside the network while it trains, which a network that is compiled, or spread over "
                           "several devices, does not show; train it as c2f_learner made it, and compile what load_bundle gives.")
-
-@patch
-def tap(self:Method,
-    student:list, # Names of the student's `tap_points`
-    teacher:list, # Names of the teacher's
-    taps:type=FeatureTaps, # How they are read
-)->list: # Taps of student and teacher, which `release` takes off; raises `OptionError` where torch hides the features
-    "Read features inside both networks"
-    if student: self.check_readable()
-    found = [taps(*o) for o in ((self.network, student), (self.teacher, teacher))]
-    self.hooks = [*self.hooks, *found]
-    return found
 
 @patch
 def release(self:Method):

@@ -33,10 +33,8 @@ def flip_matrix(
     recall:float,      # P(the right mine label | mine), in 0-1
     false_alarm:float, # P(any mine label | background), in 0-1
     classes:int=2,     # K; class 0 is background, all others are mine
-)->Tensor: # (K,K) float32; row: true class, column: coarse label; raises `OptionError`
+)->Tensor: # (K,K) float32; row: true class, column: coarse label; raises `LabelError`
     "Flip matrix of background and mines whose kinds are not taken for each other"
-    for name,o in dict(recall=recall, false_alarm=false_alarm).items():
-        if not 0<=o<=1: raise OptionError(f'{name}={o}: a probability in 0-1 was expected.')
     flip = recall*torch.eye(classes)
     flip[1:,0], flip[0,0], flip[0,1:] = 1-recall, 1-false_alarm, false_alarm/(classes-1)
     return check_flip(flip)

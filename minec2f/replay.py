@@ -61,8 +61,10 @@ class Memory:
     def __init__(self,
         dataset, # Its items are image (C,h,w) and label (h,w)
         m:int,   # How many to keep
+        chosen:list=None, # Their places in the data set; drawn where None
     ):
-        items = (dataset[i] for i in reservoir(range(len(dataset)), m))
+        self.chosen = chosen or reservoir(range(len(dataset)), m)
+        items = (dataset[i] for i in self.chosen)
         self.items = [(x.clone(), y.to(torch.uint8)) for x,y in items]
     def __len__(self): return len(self.items)
     def __getitem__(self, i): return self.items[i][0], self.items[i][1].long()
@@ -99,16 +101,16 @@ class ExperienceReplay(WithCoarse):
         self.names = ('coarse', *['kd']*bool(kd))
     def before_fit(self):
         super().before_fit()
-        loader = self.coarse_dls.train
-        self.memory = self.memory or Memory(loader.dataset, self.m)
-        self.streams['coarse'] = Stream(loader.new(self.memory, bs=min(loader.bs, len(self.memory))), self.device)
+        self.replay_from(self.memory or Memory(self.coarse_dls.train.dataset, self.m))
+    def replay_from(self, memory):
+        self.memory, loader = memory, self.coarse_dls.train
+        self.streams['coarse'] = Stream(loader.new(memory, bs=min(loader.bs, len(memory))), self.device)
 
-    def kept(self): return super().kept() | dict(memory=self.memory and self.memory.items)
+    def kept(self): return super().kept() | dict(memory=self.memory and self.memory.chosen)
     def restore(self, kept):
-        if kept['memory'] is None: self.memory = None
-        else:
-            self.memory = self.memory or Memory([], 0)
-            self.memory.items = kept['memory']
+        if kept['memory']!=(self.memory and self.memory.chosen):
+            self.memory = kept['memory'] and Memory(self.coarse_dls.train.dataset, self.m, kept['memory'])
+        if self.streams: self.replay_from(self.memory)
         super().restore(kept)
 
     def observe(self):

@@ -252,6 +252,7 @@ class Checkpoint(TrainingCallback):
     def before_fit(self):
         self.before = {n: _numbers(o) for n,o in _others(self.learn).items()}
         if self.found: restore_training(self.learn, self.found['state'])
+        for o in _ours(self.learn).values(): Callback.__call__(o, 'before_epoch')  # it begins with what they now hold
         self.found = None  # its tensors are no longer needed
     def after_epoch(self): self._write(self.epoch+1)
     def after_fit(self): self._write(self.epoch+1, finished=True)
