@@ -44,7 +44,8 @@ def seed_numbers(
 )->list: # Whole numbers, each once; raises `OptionError`
     "Seeds, as a command line gives them"
     given = [o.strip() for o in str(text).split(',') if o.strip()]
-    if not given or not all(o.isdecimal() for o in given): raise OptionError(f"seeds {text!r}: whole numbers were expected, such as '0,1,2'.")
+    if not given or not all(o.isdecimal() for o in given):
+        raise OptionError(f"seeds {text!r}: whole numbers were expected, such as '0,1,2'.")
     return list(dict.fromkeys(map(int, given)))
 
 def _sha256(path):
@@ -84,7 +85,8 @@ def plan_methods(
 
 def _learner_args(recipe): # What a recipe gives to `teacher_learner` and `c2f_learner`
     loss, epochs = recipe.get('loss', {}), recipe['epochs']
-    if not isinstance(epochs, int) or epochs<0: raise OptionError(f'epochs={epochs!r}: a whole number was expected, 0 or more.')
+    if not isinstance(epochs, int) or epochs<0:
+        raise OptionError(f'epochs={epochs!r}: a whole number was expected, 0 or more.')
     kind = CoarseLoss if 'how' in loss else SegLoss
     if odd := [o for o in loss if o not in (known := signature(kind).parameters)]:
         raise OptionError(f"{kind.__name__} has no option {first_few(odd)}; it has {', '.join(known)}.")
@@ -147,7 +149,8 @@ def teacher(self:LadderSeed,
         kept = self._checkpoint(name, config)
         reseed(self.coarse_dls, self.seed)
         learn = teacher_learner(self.coarse_dls, **_learner_args(recipe))
-        save_bundle(path, learn, **_fit(learn, recipe['epochs'], self.seed, f'seed {self.seed} {name}{part}', kept), config=config)
+        made = _fit(learn, recipe['epochs'], self.seed, f'seed {self.seed} {name}{part}', kept)
+        save_bundle(path, learn, **made, config=config)
         shutil.rmtree(kept, ignore_errors=True)
     bundle = load_bundle(path, self.fine_dls.device)
     bundle.model.weights = recipe.get('weights')  # a student that starts from scratch starts as its teacher did
@@ -250,7 +253,9 @@ def _say_result(res):
 
 def _say_done(run, plans): # Rows that are there
     there = [o for o in plans if run.file(o).exists()]
-    if there: print(f'seed {run.seed}: {first_few(there, 99)} there already; to run a row again, remove its file {run.folder}/<row>.json', flush=True)
+    if there:
+        print(f'seed {run.seed}: {first_few(there, 99)} there already; to run a row again, remove its file '
+              f'{run.folder.name}/<row>.json', flush=True)
 
 def _run_seed(run, plans, keep):
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -284,7 +289,8 @@ def run_ladder(
     index, out = data if isinstance(data, pd.DataFrame) else load_index(data, polygons), Path(out)
     settings, main = ladder_settings(index, loaders, split, splits, measure), plain_values(TEACHER | (teacher or {}))
     plans = plan_methods(methods, main, STUDENT | (student or {}))
-    if odd := [o for o in seeds if not isinstance(o, Integral)]: raise OptionError(f'seeds {first_few(odd)}: whole numbers were expected.')
+    if odd := [o for o in seeds if not isinstance(o, Integral)]:
+        raise OptionError(f'seeds {first_few(odd)}: whole numbers were expected.')
     torch.set_flush_denormal(True)
     runs = [LadderSeed(index, k, out/f'seed_{k}', settings, main, cache=cache, workers=workers) for k in seeds]
     todo = [(o, {k: v for k,v in plans.items() if not o.done(k, v)}) for o in runs]

@@ -51,8 +51,10 @@ def read_state(
             from safetensors.torch import load_file
             state = load_file(path)
         else: state = torch.load(path, map_location='cpu', weights_only=True)
-        if not all(isinstance(k, str) and isinstance(v, Tensor) for k,v in state.items()): raise ValueError(f'it holds {first_few(state)}')
-        if odd := [k for k,v in state.items() if not v.isfinite().all()]: raise ValueError(f'not all values of {first_few(odd)} are numbers')
+        if not all(isinstance(k, str) and isinstance(v, Tensor) for k,v in state.items()):
+            raise ValueError(f'it holds {first_few(state)}')
+        odd = [k for k,v in state.items() if not v.isfinite().all()]
+        if odd: raise ValueError(f'not all values of {first_few(odd)} are numbers')
         return state
     except Exception as e:  # what a damaged file makes a reader raise is anybody's guess
         raise WeightsError(f'{path} cannot be read as named tensors ({str(e)[:200]}); give a state dict, as .safetensors or .pth.') from e
@@ -74,7 +76,8 @@ def known_encoder(
     name:str, # Such as 'resnet18', or 'tu-convnext_tiny' of timm
 )->str: # The same; raises `OptionError`
     "An encoder's name, looked up offline"
-    if isinstance(name, str) and (name in get_encoder_names() or name.startswith('tu-') and timm.is_model(name[3:])): return name
+    of_timm = isinstance(name, str) and name.startswith('tu-') and timm.is_model(name[3:])
+    if of_timm or name in get_encoder_names(): return name
     near = get_close_matches(str(name), [*get_encoder_names(), *(f'tu-{o}' for o in timm.list_models())])
     raise OptionError(f"encoder {name!r} is not known; " + (f"the nearest are {', '.join(near)}; " if near else '') +
                       f"there are {first_few(get_encoder_names(), 100)}, and 'tu-<any timm model>'.")
@@ -84,8 +87,8 @@ def _build(name, bands, stride):
     except Exception as e: raise _unfit(name, stride, str(e)) from e
 
 def _unfit(name, stride, why):
-    return WeightsError(f"encoder {name!r} does not give features at strides 2, 4, 8, 16 and {stride} for images of any size, which the network "
-                        f"needs ({why[:200]}); take another, such as 'resnet50'.")
+    return WeightsError(f"encoder {name!r} does not give features at strides 2, 4, 8, 16 and {stride} for images of any size, which "
+                        f"the network needs ({why[:200]}); take another, such as 'resnet50'.")
 
 @torch.no_grad()
 def _check_features(encoder, name, bands, stride): # One look at a small image that is not square, as any image may be
@@ -97,12 +100,15 @@ def _check_features(encoder, name, bands, stride): # One look at a small image t
     encoder.train()
 
 # %% ../nbs/09_models.ipynb #f258e443
-def _adapted(state, shapes, name, bands, how): # `state` of three bands, `shapes` of an encoder with another number of them
+def _is_filter(shape, other): # (O,3,k,k), and (O,C,k,k) for another number of bands
+    return other is not None and len(shape)==4 and shape[1]==3 and shape[:1]+shape[2:]==other[:1]+other[2:]
+
+def _adapted(state, shapes, name, bands, how): # `state` of three bands, `shapes` of an encoder with another number
     follow = [k for k,v in state.items() if v.shape!=shapes.get(k)]
-    odd = [k for k in follow if state[k].ndim!=4 or state[k].shape[1]!=3 or k not in shapes or state[k][:,0].shape!=(shapes[k][:1]+shapes[k][2:])]
+    odd = [k for k in follow if not _is_filter(state[k].shape, shapes.get(k))]
     if odd or not follow:
-        raise WeightsError(f"pretrained filters of {name} cannot be adapted to the bands {', '.join(bands)} ({first_few(odd) or 'no filter'} sees the image); "
-                           "take another encoder, or weights=None.")
+        raise WeightsError(f"pretrained filters of {name} cannot be adapted to the bands {', '.join(bands)} "
+                           f"({first_few(odd) or 'no filter'} sees the image); take another encoder, or weights=None.")
     return state | {k: adapt_first_conv(state[k], bands, how) for k in follow}
 
 def mine_encoder(
@@ -111,7 +117,7 @@ def mine_encoder(
     weights:str=None,  # None, 'imagenet' or a local file with the state of the three-band encoder
     how:str='mean',    # As in `adapt_first_conv`
     stride:int=32,     # Of the deepest features; 16 dilates instead of shrinking, where the encoder can
-)->nn.Module: # Encoder taking (B,C,H,W); raises `OptionError` for an unknown name, `WeightsError` for an encoder that does not fit
+)->nn.Module: # Encoder taking (B,C,H,W); raises `OptionError` for an unknown name, `WeightsError` where it does not fit
     "Encoder for named bands"
     encoder = _build(known_encoder(name), bands, stride)
     _check_features(encoder, name, bands, stride)
@@ -146,7 +152,7 @@ def valid_cells(
     maps:list,    # Feature maps (B,C,h,w) of that image
 )->list: # (B,1,h,w) bool for each map; None for each where all pixels are valid
     "Cells with at least one valid pixel"
-    fixed = torch.compiler.is_compiling() or torch.jit.is_tracing()  # a graph must not depend on the image it was made with
+    fixed = torch.compiler.is_compiling() or torch.jit.is_tracing()  # a graph must not depend on the image it is made with
     if not fixed and valid.device.type=='cpu' and valid.all(): return [None]*len(maps)
     return [F.adaptive_max_pool2d(valid.to(o.dtype), o.shape[-2:])>0 for o in maps]
 
@@ -194,7 +200,8 @@ def tap_points(self:AttentiveFPN)->dict:
 
 # %% ../nbs/09_models.ipynb #9b3c5575
 ARCHS, ARCH_RULES = {}, {}
-RULES = dict(classes=range(2, 1001), pyramid=range(1, 4097), segmentation=range(32, 4097, 32), dropout=(0., 1.), gate=GATES, encoder=known_encoder)
+RULES = dict(classes=range(2, 1001), pyramid=range(1, 4097), segmentation=range(32, 4097, 32), dropout=(0., 1.), gate=GATES,
+             encoder=known_encoder)
 
 def register_arch(
     name:str, # As in `mine_model(arch=…)`
@@ -222,13 +229,15 @@ def _keep(what, value, rule): # `value` as a plain value, or an `OptionError`
     number = isinstance(value, Real) and not isinstance(value, bool)
     if isinstance(rule, range):
         step = f', a multiple of {rule.step},' if rule.step>1 else ''
-        if not number or not isinstance(value, Integral) or int(value) not in rule: refuse(f'a whole number from {rule[0]} to {rule[-1]}{step}')
+        whole = number and isinstance(value, Integral)
+        if not whole or int(value) not in rule: refuse(f'a whole number from {rule[0]} to {rule[-1]}{step}')
         return int(value)
     if not number or not rule[0]<=value<rule[1]: refuse(f'a number from {rule[0]:g} to below {rule[1]:g}')
     return float(value)
 
 def _band_names(bands):
-    if not isinstance(bands, (list, tuple)) or not 0<len(bands)<=1000 or not all(isinstance(o, str) and o for o in bands) or len(set(bands))<len(bands):
+    texts = isinstance(bands, (list, tuple)) and all(isinstance(o, str) and o for o in bands)
+    if not texts or not 0<len(bands)<=1000 or len(set(bands))<len(bands):
         raise OptionError(f"bands are {str(bands)[:200]}; a list of different names was expected, such as ['B04','B03','B02'].")
     return list(bands)
 
@@ -236,12 +245,14 @@ def check_config(
     config:dict, # bands, and what else `mine_model` takes, `weights` apart
 )->dict: # The same as plain values, with all defaults; raises `OptionError`
     "Hold the description of a network against what can be built, without building it"
-    if not isinstance(config, dict): raise OptionError(f'a network is described by {str(config)[:200]}; names and values were expected.')
+    if not isinstance(config, dict):
+        raise OptionError(f'a network is described by {str(config)[:200]}; names and values were expected.')
     arch = config.get('arch', 'fpn')
     known = dict(bands=None, classes=2, arch=arch) | arch_options(arch)
     if extra := [o for o in config if o not in known]:
         near = get_close_matches(str(extra[0]), list(known), 1)
-        raise OptionError(f"arch {arch!r} has no option {first_few(extra)}" + (f' (did you mean {near[0]}?)' if near else '') + f"; it has {', '.join(known)}.")
+        hint = f' (did you mean {near[0]}?)' if near else ''
+        raise OptionError(f"arch {arch!r} has no option {first_few(extra)}{hint}; it has {', '.join(known)}.")
     rules = dict(bands=_band_names, arch=ARCHS) | ARCH_RULES[arch]
     return {k: _keep(k, v, rules[k]) if k in rules else v for k,v in (known | config).items()}
 

@@ -155,7 +155,8 @@ def prithvi_fpn(
 )->AttentiveFPN: # Raises `BandError`, `OptionError`, `WeightsError`
     "Feature pyramid network on Prithvi"
     prithvi_positions(bands)
-    if width%heads: raise OptionError(f'width {width} cannot be shared evenly by {heads} heads; give a width that is a multiple of heads.')
+    if width%heads:
+        raise OptionError(f'width {width} cannot be shared evenly by {heads} heads; give a width that is a multiple of heads.')
     encoder = PrithviEncoder(len(bands), width, depth, heads, drop_path)
     if weights is not None: load_prithvi(encoder, weights, bands)
     return AttentiveFPN(encoder, classes, pyramid, segmentation, dropout, gate, PyramidNeck(width))

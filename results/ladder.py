@@ -1,5 +1,6 @@
 """The ladder's tables of the README: `python results/ladder.py synthetic` or `… tailings`; resumable, one file per row and seed in
-results/<name>/seed_<k>/, which belong to the repository: a row that is there is not run again unless its file is removed. A second argument names the seeds (`0,1`), a third the rows (`finetune,minec2f`);
+results/<name>/seed_<k>/, which belong to the repository: a row that is there is not run again unless its file is removed.
+A second argument names the seeds (`0,1`), a third the rows (`finetune,minec2f`);
 `python results/ladder.py synthetic tables` makes the tables of what is there."""
 import sys
 from pathlib import Path
