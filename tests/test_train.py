@@ -118,7 +118,7 @@ def start(repo, out):
                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 def kill(process): # and the kernel, which is a process of its own
-    children = psutil.Process(process.pid).children(recursive=True)
+    children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     for o in [*children, process]:
         with suppress(psutil.NoSuchProcess): o.kill()  # it may have come to its end meanwhile
     process.communicate()
