@@ -1,6 +1,7 @@
 "The main notebooks end to end under papermill: on synthetic data, on real data, on a GPU; killed, mistyped, and let loose on somebody's folder."
 import json, os, random, subprocess, sys, time
 import nbformat, papermill, pandas as pd, psutil, pytest, rasterio
+from contextlib import suppress
 from pathlib import Path
 
 from minec2f.chips import load_index
@@ -117,7 +118,9 @@ def start(repo, out):
                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 def kill(process): # and the kernel, which is a process of its own
-    for o in [*psutil.Process(process.pid).children(recursive=True), process]: o.kill()
+    children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    for o in [*children, process]:
+        with suppress(psutil.NoSuchProcess): o.kill()  # it may have come to its end meanwhile
     process.communicate()
 
 def test_killed_twice_and_run_again(repo, default, tmp_path, monkeypatch):
