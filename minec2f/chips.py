@@ -149,12 +149,21 @@ def _own_layer(folder):
                            'labels (polygons=…), or in a column polygons of the index.')
     return str(found[0]) if found else ''
 
+def _named_outlines(index, folder, coarse):
+    "Path of the polygons that the index names for each coarse chip; '' where it names none, or its file is gone and a mask is there"
+    said = index.get('polygons', pd.Series('', index.index)).where(coarse, '')
+    gone = (said!='') & (index['mask']!='') & ~said.map(lambda o: (folder/o).exists())
+    if gone.any():
+        warnings.warn(f'{folder/said[gone].iloc[0]}, which the index names, does not exist; the masks are the labels of {gone.sum()} '
+                      'coarse chip(s) instead.', stacklevel=5)
+    said = said.where(~gone, '')
+    return said.where(said=='', [_stay_inside(o, folder, [folder], f'polygons of {k}') if o else '' for o,k in zip(said, index['id'])])
+
 def _outlines_of(index, folder, polygons, layer):
     "Path of the polygons of each coarse chip; '' where its mask is the label"
-    coarse, said = index['domain']=='coarse', index.get('polygons', pd.Series('', index.index))
+    coarse = index['domain']=='coarse'
     if polygons: return pd.Series(str(polygons), index.index).where(coarse, '')
-    named = [_stay_inside(o, folder, [folder], f'polygons of {k}') if o and c else '' for o,k,c in zip(said, index['id'], coarse)]
-    said = pd.Series(named, index.index)
+    said = _named_outlines(index, folder, coarse)
     need = coarse & (said=='') & ((index['mask']=='') | (layer is not None))
     if need.any(): return said.where(~need, _own_layer(folder))
     beside = [o.name for o in folder.glob('*.gpkg')] if coarse.any() and (said=='').all() else []
