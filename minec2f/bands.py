@@ -203,8 +203,8 @@ def stats_from_dict(d:dict)->BandStats:
     return BandStats(**d)
 
 # %% ../nbs/00a_bands.ipynb #f4596aad
-PLAUSIBLE = .003, 1.5 # mean reflectance of an image of land: from deep water to fresh snow in the sun, and some
-_USUAL = .02, .9      # and what hardly any image leaves
+PLAUSIBLE = .003, 3. # what the mean reflectance of an image of land can be: from deep water to fresh snow in the sun, and some
+_USUAL = .02, .9     # and what hardly any image leaves
 _ODD, _WRONG = 1.25, 6. # how many deviations of the training images the band means of a scene may differ from theirs, on average
 _WAYS = ((1e-4, 0.), (1e-4, -.1), (2.75e-5, -.2), (1/255, 0.), (1., 0.))
 

@@ -152,7 +152,7 @@ def _own_layer(folder):
 def _named_outlines(index, folder, coarse):
     "Path of the polygons that the index names for each coarse chip; '' where it names none, or its file is gone and a mask is there"
     said = index.get('polygons', pd.Series('', index.index)).where(coarse, '')
-    gone = (said!='') & (index['mask']!='') & ~said.map(lambda o: (folder/o).exists())
+    gone = (said!='') & (index['mask']!='') & said.map(lambda o: _is_plain(o) and not (folder/o).exists())
     if gone.any():
         warnings.warn(f'{folder/said[gone].iloc[0]}, which the index names, does not exist; the masks are the labels of {gone.sum()} '
                       'coarse chip(s) instead.', stacklevel=5)
