@@ -3,7 +3,7 @@ somewhere; and it stays short. What was measured is in results/README.md, whose 
 import configparser, importlib, inspect, re, shlex, shutil
 from fnmatch import fnmatch
 
-import geopandas as gpd, numpy as np, pandas as pd, papermill, pytest, rasterio
+import geopandas as gpd, numpy as np, pandas as pd, papermill, pytest, rasterio, yaml
 
 from minec2f import catalog, data, learner, stac
 from minec2f.archive import synth_archive
@@ -101,6 +101,11 @@ def test_python_runs(readme, repo, folder):
 
 def parameters_of(path): return papermill.inspect_notebook(str(path))
 
+def settings(repo):
+    cfg = configparser.ConfigParser(delimiters=['='])
+    cfg.read(repo/'settings.ini', encoding='utf-8')
+    return cfg['DEFAULT']
+
 def unknown(words, repo):
     "What a command names that is not there"
     if words[0]=='papermill':
@@ -112,9 +117,7 @@ def unknown(words, repo):
     if words[0]=='make':
         makefile = (repo/'Makefile').read_text()
         return [o for o in words[1:] if not re.search(rf"^{re.escape(o.split('=')[0])}\b ?[?:]?[=:]" if '=' in o else rf'^{re.escape(o)}:', makefile, re.M) and o!='…']
-    cfg = configparser.ConfigParser(delimiters=['='])
-    cfg.read(repo/'settings.ini', encoding='utf-8')
-    return [o for part in re.findall(r'\[(.+?)\]', ' '.join(words)) for o in part.split(',') if f'{o}_requirements' not in cfg['DEFAULT']]
+    return [o for part in re.findall(r'\[(.+?)\]', ' '.join(words)) for o in part.split(',') if f'{o}_requirements' not in settings(repo)]
 
 PAGES = ['README.md','results/README.md']
 
@@ -204,3 +207,7 @@ def test_names_exist(readme, repo):
     keywords = {o[:-1] for o in spans(readme) if re.fullmatch(r'\w+=', o)}
     assert {'scale','offset'} <= parameters(data.mine_dls) & parameters(predict_scene) & parameters(refine_polygons)
     assert keywords <= parameters(load_index, data.mine_dls, learner.MineLearner.fit_poly)
+
+def test_citation_is_of_this_version(repo):
+    cite, cfg = yaml.safe_load(page(repo, 'CITATION.cff')), settings(repo)
+    assert (cite['version'], cite['repository-code'])==(cfg['version'], cfg['git_url'])
