@@ -13,7 +13,6 @@ from torch import Tensor, nn
 import torch.nn.functional as F
 
 from .core import *
-from .ema import *
 from .method import *
 from .replay import *
 
@@ -27,7 +26,7 @@ class Adaptation(WithCoarse):
         fine_weight:float=1.,      # Of the supervised loss on fine masks, where used
         coarse_weight:float=1.,    # Of the supervised loss on coarse outlines
     ):
-        if target_labels not in ('used','none'): raise ValueError(f"target_labels={target_labels!r}; there are 'used' and 'none'.")
+        if target_labels not in ('used','none'): raise OptionError(f"target_labels={target_labels!r} is not known; there are 'used' and 'none'.")
         super().__init__(teacher, coarse_dls, fine_weight*(target_labels=='used'), coarse_weight)
         self.target_labels = target_labels
 
@@ -81,9 +80,21 @@ class AdaptSegNet(Adaptation):
 
     def before_fit(self):
         super().before_fit()
-        if self.d is not None: return
-        self.d = discriminator(self.teacher.config['classes'], self.d_width).to(self.device).requires_grad_(False)
+        if self.d is None: self.set_up()
+    def set_up(self):
+        device = next(self.model.parameters()).device
+        self.d = discriminator(self.teacher.config['classes'], self.d_width).to(device).requires_grad_(False)
         self.d_opt = torch.optim.Adam(self.d.parameters(), lr=self.d_lr, betas=self.d_betas)
+
+    def kept(self):
+        return super().kept() | dict(d=self.d and (self.d.state_dict(), self.d_opt.state_dict()), d_losses=[float(o) for o in self.d_losses])
+    def restore(self, kept):
+        super().restore(kept)
+        self.d_losses = kept['d_losses']
+        if kept['d'] is None: self.d = None
+        else:
+            self.set_up()
+            for o,state in zip((self.d, self.d_opt), kept['d']): o.load_state_dict(state)
 
     def observe(self):
         super().observe()
@@ -214,11 +225,6 @@ class MixedAdaptation(Adaptation):
     ):
         super().__init__(teacher, coarse_dls, **kwargs)
         self.mixed_weight, self.confidence, self.decay, self.gain = mixed_weight, confidence, decay, gain
-
-    def before_fit(self):
-        super().before_fit()
-        self.ema = EMA(self.model, self.decay)
-    def after_step(self): self.ema.update(self.model)
 
     def mixture(self):
         with torch.no_grad(): p = self.ema.model(self.x).float().softmax(1)

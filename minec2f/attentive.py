@@ -11,7 +11,9 @@ import torch
 from fastcore.basics import patch
 from torch.nn import functional as F
 
+from .core import *
 from .models import FeatureTaps
+from .training import *
 from .gradcam import *
 from .distill import *
 from .method import *
@@ -58,10 +60,6 @@ PREDICTION_ATTENTION = dict( # name: weight from the running method
     gradcam=lambda o: cam_weight(o.teacher_maps(), o.teacher_logits), entropy_percentile=lambda o: entropy_percentile(o.teacher_logits.softmax(1), o.valid))
 
 # %% ../nbs/10a_attentive.ipynb #141bf513
-def _known(name, options, what):
-    if name not in options: raise ValueError(f"{what} {name!r} is not known; there are {', '.join(options)}.")
-    return name
-
 KD_SCHEDULES = dict(const=lambda t: 1., linear_decay=lambda t: 1.-t)
 
 @register('minec2f')
@@ -85,12 +83,14 @@ class AttentiveDistillation(Method):
         unlabelled_dls=None,     # Loaders of the domain 'unlabelled': their training images are distilled on too
     ):
         super().__init__(teacher, coarse_dls)
-        self.feature, self.prediction = _known(feature_attention, FEATURE_ATTENTION, 'feature attention'), prediction_attention
-        _known(prediction_attention, PREDICTION_ATTENTION, 'prediction attention')
-        self.schedule = KD_SCHEDULES[_known(kd_schedule, KD_SCHEDULES, 'schedule')]
+        look_up(feature_attention, FEATURE_ATTENTION, 'feature attention')
+        look_up(prediction_attention, PREDICTION_ATTENTION, 'prediction attention')
+        self.schedule = look_up(kd_schedule, KD_SCHEDULES, 'schedule')
+        self.feature, self.prediction = feature_attention if lambda_f else 'none', prediction_attention
         self.lambda_f, self.lambda_p, self.tau = (0. if self.feature=='none' else lambda_f), lambda_p, tau
         self.levels, self.cam_level, self.unlabelled_dls = list(levels), cam_level, unlabelled_dls
-        self.weighting = dict(sigma_b=sigma_b, mu_b=mu_b, eps=eps)
+        self.weighting = check_reliability(sigma_b, mu_b, eps)
+        if not tau>0: raise OptionError(f'tau={tau}: a temperature above 0 was expected, such as 2.')
 
 # %% ../nbs/10a_attentive.ipynb #eae8ab5d
 @patch(as_prop=True)
@@ -102,26 +102,28 @@ def loaders(self:AttentiveDistillation): return [self.unlabelled_dls] if self.un
 def valid(self:AttentiveDistillation): return self.y!=255
 
 @patch
-def before_fit(self:AttentiveDistillation):
-    super(AttentiveDistillation, self).before_fit()
-    both, more, self.feature_term = FEATURE_ATTENTION[self.feature] if self.lambda_f else FEATURE_ATTENTION['none']
-    cam_f, cam_p = self.lambda_f and self.feature=='gradcam', self.lambda_p and self.prediction=='gradcam'
-    self.cam, spatial = bool(cam_f or cam_p), ['Ms2']*bool(self.lambda_p and self.prediction=='cbam_spatial')
-    student, frozen = both(self.levels) + [self.cam_level]*bool(cam_f), both(self.levels) + more(self.levels) + [self.cam_level]*self.cam
-    self.taps = [(GradTaps if self.cam else FeatureTaps)(*o) for o in ((self.model, student), (self.teacher, {*frozen, *spatial}))]
-    self.unlabelled = endless(self.unlabelled_dls.train, self.device) if 'unlabelled' in self.names else None
+def reads(self:AttentiveDistillation):
+    both, more, _ = FEATURE_ATTENTION[self.feature]
+    spatial = ['Ms2']*bool(self.lambda_p and self.prediction=='cbam_spatial')
+    student, frozen = both(self.levels) + [self.cam_level]*(self.feature=='gradcam'), both(self.levels) + more(self.levels)
+    return student, list(dict.fromkeys(frozen + [self.cam_level]*self.cam + spatial))
+@patch(as_prop=True)
+def cam(self:AttentiveDistillation): return self.feature=='gradcam' or bool(self.lambda_p and self.prediction=='gradcam')
+@patch(as_prop=True)
+def taps_of(self:AttentiveDistillation): return GradTaps if self.cam else FeatureTaps
 
 @patch
-def after_fit(self:AttentiveDistillation):
-    for o in self.taps: o.remove()
+def before_fit(self:AttentiveDistillation):
+    super(AttentiveDistillation, self).before_fit()
+    if 'unlabelled' in self.names: self.streams['unlabelled'] = Stream(self.unlabelled_dls.train, self.device)
 
 # %% ../nbs/10a_attentive.ipynb #9725d425
 @patch
 def observe(self:AttentiveDistillation):
     with torch.set_grad_enabled(self.cam): self.teacher_logits = self.teacher(*self.xb)
     self.seen = [dict(o.features) for o in self.taps] # before any further forward pass
-    if self.unlabelled:
-        x = next(self.unlabelled)[0]
+    if 'unlabelled' in self.streams:
+        x = next(self.streams['unlabelled'])[0]
         with torch.no_grad(): teacher = self.teacher(x)
         self.beside = self.model(x), teacher, x.isfinite().all(1)
 
@@ -136,7 +138,7 @@ def teacher_maps(self:AttentiveDistillation):
 # %% ../nbs/10a_attentive.ipynb #4fd7798c
 @patch
 def feature_loss(self:AttentiveDistillation):
-    if self.feature!='gradcam': return self.feature_term(*self.seen, self.levels)
+    if self.feature!='gradcam': return FEATURE_ATTENTION[self.feature][2](*self.seen, self.levels)
     base = torch.where(self.valid, self.teacher_logits.argmax(1), 255)
     return attention_loss(grad_cam(self.seen[0][self.cam_level], self.pred, base, create_graph=True), self.teacher_maps())
 

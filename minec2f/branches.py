@@ -17,7 +17,9 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from .models import FeatureTaps, mine_model
+from .core import *
+from .models import mine_model
+from .training import *
 from .distill import full_precision
 from .structure import *
 from .incremental import *
@@ -45,7 +47,7 @@ def adaptable(
 )->dict: # Name -> convolution
     "The convolutions of a network that get an adapter"
     if unknown := [o for o in where if o not in PLACES]:
-        raise ValueError(f"adapters cannot sit at {', '.join(unknown)}; there are {', '.join(PLACES)}.")
+        raise OptionError(f"adapters cannot sit at {', '.join(unknown)}; there are {', '.join(PLACES)}.")
     convs = {k: o for k,o in net.named_modules() if isinstance(o, nn.Conv2d) and all(s%2 for s in o.kernel_size)}
     return {k: o for k,o in convs.items() if any(PLACES[w](k, o) for w in where)}
 
@@ -126,18 +128,17 @@ class MDIL(Weighted):
         where:tuple=('lateral','down'), # Where adapters sit, names of `PLACES`
     ):
         super().__init__(teacher, kd=lambda_kd)
-        if kld not in DIVERGENCES: raise ValueError(f"kld {kld!r} is not known; there are {', '.join(DIVERGENCES)}.")
-        self.divergence,self.where = DIVERGENCES[kld],where
+        self.divergence,self.where = look_up(kld, DIVERGENCES, 'kld'),where
 
     def student(self): return Branched(super().student(), self.where)
     def before_fit(self):
         super().before_fit()
-        self.old_parts = swapped(self.model, self.teacher)
+        self.old_parts = swapped(self.network, self.teacher)
 
     def observe(self):
         super().observe()
         if not self.names: return
-        with evaluating(self.model): self.old_logits = functional_call(self.model.net, self.old_parts, tuple(self.xb))
+        with evaluating(self.model): self.old_logits = functional_call(self.network.net, self.old_parts, tuple(self.xb))
     def kd_loss(self): return self.divergence(self.old_logits, self.teacher_logits, self.valid)
 
 # %% ../nbs/11b_branches.ipynb #d56fb01e
@@ -179,7 +180,7 @@ class SPPA(Weighted):
     def __init__(self,
         teacher,                     # Trained network
         coarse_dls=None,             # Not used
-        lambda_kd:float=2.5,         # Of the distillation; 5 over the number of classes
+        lambda_kd:float=None,        # Of the distillation; 5 over the number of classes where None
         tau:float=2.,                # Its temperature
         lambda_align:float=30.,      # Of the projected encoder features
         lambda_intra:float=.05,      # Of the structure within classes
@@ -189,15 +190,17 @@ class SPPA(Weighted):
         margin:float=1.,             # Cosine distance that is far enough
         warm_steps:int=200,          # Batches of fine images that the projector learns from first
     ):
+        if lambda_kd is None: lambda_kd = 5/teacher.config['classes']
         super().__init__(teacher, kd=lambda_kd, align=lambda_align, intra=lambda_intra, inter=lambda_inter,
                          cluster=lambda_cluster, separate=lambda_separate)
         self.tau,self.margin,self.warm_steps = tau,margin,warm_steps
+        self.old_projector,self.prototypes,self.warm_errors = None,Prototypes(),[]
 
     def student(self): return Projected(super().student())
     def observe(self):
         super().observe()
         mine, its = self.features('C5')
-        self.projected = self.model.projector(mine), self.old_projector(its)
+        self.projected = self.network.projector(mine), self.old_projector(its)
 
     def kd_loss(self): return distillation(self.pred, self.teacher_logits, self.valid, self.tau)
     def align_loss(self): return alignment(*self.projected, self.valid)
@@ -210,15 +213,28 @@ class SPPA(Weighted):
 @patch
 def before_fit(self:SPPA):
     super(SPPA, self).before_fit()
-    if not self.model.warm:
-        self.warm_errors = self.model.warm_up(self.teacher_features(), self.warm_steps)
-        self.old_projector = copy.deepcopy(self.model.projector).requires_grad_(False)
+    if not self.network.warm:
+        self.warm_errors = self.network.warm_up(self.teacher_features(), self.warm_steps)
+        self.old_projector = copy.deepcopy(self.network.projector).requires_grad_(False)
     self.prototypes = Prototypes()
+
+@patch
+def kept(self:SPPA):
+    old, p = self.old_projector, self.prototypes
+    return super(SPPA, self).kept() | dict(projector=old and old.state_dict(), prototypes=(p.mean, p.n), warm_errors=self.warm_errors)
+
+@patch
+def restore(self:SPPA, kept):
+    super(SPPA, self).restore(kept)
+    self.old_projector = kept['projector'] and copy.deepcopy(self.network.projector).requires_grad_(False)
+    if self.old_projector: self.old_projector.load_state_dict(kept['projector'])
+    self.prototypes.mean, self.prototypes.n = (o.to(self.network.warm.device) if isinstance(o, Tensor) else o for o in kept['prototypes'])
+    self.warm_errors = kept['warm_errors']
 
 @patch
 def teacher_features(self:SPPA):
     "The teacher's deepest features of the fine images, batch after batch"
-    for x,*_ in endless(self.dls.train):
+    for x,*_ in Stream(self.dls.train):
         with torch.no_grad(): self.teacher(x.as_subclass(Tensor))
         yield self.taps[1].features['C5']
 

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['FACTORS', 'full_precision', 'unit', 'feature_distillation', 'weighted_feature_distillation', 'attention_transfer',
-           'channelwise_distillation', 'boundary_weight', 'confidence_weight', 'agreement_weight', 'reliability',
-           'uniform_weight', 'shuffled_weight', 'entropy_percentile', 'prediction_distillation', 'selectivity']
+           'channelwise_distillation', 'boundary_weight', 'confidence_weight', 'agreement_weight', 'check_reliability',
+           'reliability', 'uniform_weight', 'shuffled_weight', 'entropy_percentile', 'prediction_distillation',
+           'selectivity']
 
 # %% ../nbs/10_distill.ipynb #337f8ab2
 import math
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .core import *
 from .contour import *
 
 # %% ../nbs/10_distill.ipynb #926eb472
@@ -91,16 +93,28 @@ def agreement_weight(
 # %% ../nbs/10_distill.ipynb #2b6d3944
 FACTORS = ('boundary', 'confidence', 'agreement')
 
+def check_reliability(
+    sigma_b:float, # As in `reliability`
+    mu_b:float,
+    eps:float,
+)->dict: # The same by name; raises `OptionError`
+    "What the weights can be computed with"
+    if not 0<sigma_b<math.inf: raise OptionError(f'sigma_b={sigma_b}: a position uncertainty above 0 px was expected, such as 3.')
+    if not math.isfinite(mu_b): raise OptionError(f'mu_b={mu_b}: a displacement in px was expected, such as 0.')
+    if not 0<=eps<=1: raise OptionError(f'eps={eps}: a floor in 0-1 was expected, such as 0.05.')
+    return dict(sigma_b=sigma_b, mu_b=mu_b, eps=eps)
+
 @torch.no_grad()
 def reliability(
     logits:Tensor,         # (B,C,H,W) the teacher's
     y:Tensor,              # (B,H,W) fine label, 255 ignored
-    sigma_b:float=3.,      # Of `boundary_weight`, px
+    sigma_b:float=3.,      # Of `boundary_weight`, px, above 0
     mu_b:float=0.,         # Of `contour_distance`, px
     eps:float=.05,         # Of `agreement_weight`
     factors:tuple=FACTORS, # Which of the three to multiply
-)->Tensor: # (B,H,W) in 0-1, without gradient
+)->Tensor: # (B,H,W) in 0-1, without gradient; raises `OptionError`
     "How far the teacher can be trusted at each pixel, equation (5)"
+    check_reliability(sigma_b, mu_b, eps)
     logits = full_precision(logits)
     p, w = logits.softmax(1), torch.ones_like(logits[:,0])
     if 'boundary' in factors:
@@ -150,7 +164,7 @@ def prediction_distillation(
     "Attentive prediction distillation, equation (4)"
     log_s, log_t = (full_precision(o).div(tau).log_softmax(1) for o in (student, teacher.detach()))
     kl = (log_t.exp()*(log_t-log_s)).sum(1)
-    w = weight*valid
+    w = full_precision(weight)*valid
     return tau**2 * (w*kl).sum() / torch.maximum(w.sum(), floor*valid.sum(dtype=w.dtype)).clamp(min=1e-8)
 
 # %% ../nbs/10_distill.ipynb #3f5c302d

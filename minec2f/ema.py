@@ -29,3 +29,6 @@ class EMA:
         average = get_ema_multi_avg_fn(min(1-1/(self.updates+1), self.decay))
         average(list(self.model.parameters()), list(model.parameters()), None)
         for mine,its in zip(self.model.buffers(), model.buffers()): mine.copy_(its)
+
+    def kept(self)->dict: return dict(model=self.model.state_dict(), updates=self.updates)
+    def restore(self, kept): self.updates = kept['updates']; self.model.load_state_dict(kept['model'])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .core import *
 from .models import FeatureTaps
 
 # %% ../nbs/09d_gradcam.ipynb #96c22f8f
@@ -48,7 +49,7 @@ class GradTaps(FeatureTaps):
         names:list,            # Names of `tap_points`, except C2 to C4
     ):
         inner = [o for o in names if o in ('C2','C3','C4')]
-        if inner: raise ValueError(f"{', '.join(inner)} cannot be differentiated at, as the encoder goes on inside; take C5 or P2 to P5.")
+        if inner: raise OptionError(f"{', '.join(inner)} cannot be differentiated at, as the encoder goes on inside; take C5 or P2 to P5.")
         super().__init__(model, names)
 
     def _reader(self, name, get):

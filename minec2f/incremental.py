@@ -12,7 +12,6 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 
-from .models import FeatureTaps
 from .gradcam import *
 from .distill import full_precision, prediction_distillation
 from .method import *
@@ -20,14 +19,14 @@ from .method import *
 # %% ../nbs/11a_incremental.ipynb #1efe7afe
 class Weighted(Method):
     "A method whose terms are `<name>_loss`, with a weight each, and which reads `levels` of both networks"
-    levels,taps_of = (),FeatureTaps
+    levels = ()
     def __init__(self,
         teacher,         # Trained network
         coarse_dls=None, # Not used by incremental methods
         **weights,       # Name of a term -> its weight; 0 leaves the term out
     ):
         super().__init__(teacher, coarse_dls)
-        self.weights,self.taps = weights,[]
+        self.weights = weights
 
     @property
     def names(self): return [k for k,v in self.weights.items() if v]
@@ -35,12 +34,7 @@ class Weighted(Method):
     @property
     def valid(self): return self.y!=255
 
-    def before_fit(self):
-        super().before_fit()
-        self.after_fit()
-        self.taps = [self.taps_of(o, self.levels) for o in (self.model, self.teacher)]
-    def after_fit(self):
-        for o in self.taps: o.remove()
+    def reads(self): return self.levels, self.levels
     def features(self,
         level:str, # One of `levels`
     )->list: # Student's and teacher's (B,C,h,w)
@@ -114,17 +108,15 @@ class LwFTwoHead(LwF):
     def student(self): return TwoHeads(super().student())
     def before_fit(self):
         super().before_fit()
-        self.hook = self.model.net.head.register_forward_pre_hook(self._read)
-    def after_fit(self):
-        super().after_fit()
-        if hasattr(self, 'hook'): self.hook.remove()
+        self.check_readable()
+        self.hooks = [*self.hooks, self.network.net.head.register_forward_pre_hook(self._read)]
 
     def _read(self, head, args): self.head_input = args[0]
     def answer(self): return self.old_logits
     def observe(self):
         super().observe()
         h,w = self.pred.shape[-2:]
-        self.old_logits = self.model.old_head(self.head_input)[..., :h, :w]
+        self.old_logits = self.network.old_head(self.head_input)[..., :h, :w]
 
 # %% ../nbs/11a_incremental.ipynb #f5fd8077
 @register('lwm')

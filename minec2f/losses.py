@@ -105,7 +105,7 @@ def structural_loss(
 
 # %% ../nbs/06_losses.ipynb #2b4da090
 class SegLoss(nn.Module):
-    "Weighted sum of cross-entropy, generalised Dice and structural loss; `terms` holds the weighted values of the last call by name"
+    "Weighted sum of cross-entropy, generalised Dice and structural loss, of a batch or, where `reduction` is 'none', of each of its items; `terms` holds the weighted values of the last call by name"
     def __init__(self,
         a_ce:float=1.,      # Weight of the cross-entropy
         a_gdl:float=1.,     # Weight of the generalised Dice loss
@@ -116,6 +116,7 @@ class SegLoss(nn.Module):
         ignore:int=255,     # Label that does not count
     ):
         super().__init__()
+        self.reduction = 'mean'
         self.a_ce,self.a_gdl,self.a_ssl,self.edge_k,self.edge_s,self.ignore,self.terms = a_ce,a_gdl,a_ssl,edge_k,edge_s,ignore,{}
         self.register_buffer('class_weights', None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32))
 
@@ -128,6 +129,9 @@ class SegLoss(nn.Module):
     @property
     def names(self): return [o for o in ('ce','gdl','ssl') if getattr(self, f'a_{o}')]
     def forward(self, logits, y):
+        if self.reduction=='none': return torch.stack([self.total(*o) for o in zip(logits.split(1), y.split(1))])
+        return self.total(logits, y)
+    def total(self, logits, y):
         terms = {o: getattr(self, f'a_{o}')*getattr(self, o)(logits.float(), y) for o in self.names}
         self.terms = {k: v.detach() for k,v in terms.items()}
         return sum(terms.values())

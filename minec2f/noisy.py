@@ -17,20 +17,27 @@ from .losses import *
 # %% ../nbs/06a_noisy.ipynb #75726f60
 def check_flip(
     flip, # (K,K) array or tensor
+    classes:int=None, # K, where it is known
 )->Tensor: # (K,K) float32; raises `LabelError` unless rows add up to 1 and every label can occur
     "A flip matrix that a loss can use"
-    flip = torch.as_tensor(flip, dtype=torch.float32)
-    square = flip.ndim==2 and flip.shape[0]==flip.shape[1]
-    if square and (flip>=0).all() and torch.allclose(flip.sum(1), torch.ones(len(flip)), atol=1e-4) and (flip.sum(0)>0).all(): return flip
+    try: flip = torch.as_tensor(flip, dtype=torch.float32)
+    except (TypeError, ValueError) as e: raise LabelError(f'{flip!r} is no flip matrix ({e}); K rows of K numbers were expected.') from e
+    if flip.ndim!=2 or flip.shape[0]!=flip.shape[1] or len(flip)!=(classes or len(flip)):
+        raise LabelError(f'a flip matrix of the shape {tuple(flip.shape)} was given; (K,K) with K = {classes or "the number of classes"} was '
+                         'expected. See flip_matrix and estimate_flip, which take the number of classes.')
+    if (flip>=0).all() and torch.allclose(flip.sum(1), torch.ones(len(flip)), atol=1e-4) and (flip.sum(0)>0).all(): return flip
     raise LabelError(f'{flip.tolist()} is no flip matrix; K rows P(label | true class) that add up to 1 were expected, without an empty '
                      'column. See flip_matrix and estimate_flip.')
 
 def flip_matrix(
-    recall:float,      # P(coarse label mine | mine)
-    false_alarm:float, # P(coarse label mine | background)
-)->Tensor: # (2,2) float32; row: true class, column: coarse label
-    "Flip matrix of background and mine"
-    return check_flip([[1-false_alarm, false_alarm], [1-recall, recall]])
+    recall:float,      # P(the right mine label | mine), in 0-1
+    false_alarm:float, # P(any mine label | background), in 0-1
+    classes:int=2,     # K; class 0 is background, all others are mine
+)->Tensor: # (K,K) float32; row: true class, column: coarse label; raises `LabelError`
+    "Flip matrix of background and mines whose kinds are not taken for each other"
+    flip = recall*torch.eye(classes)
+    flip[1:,0], flip[0,0], flip[0,1:] = 1-recall, 1-false_alarm, false_alarm/(classes-1)
+    return check_flip(flip)
 
 # %% ../nbs/06a_noisy.ipynb #68cfbce1
 def _pair_counts(coarse, fine, k, ignore): # (K,K) pixels of one pair; row: fine class, column: coarse label
@@ -123,9 +130,9 @@ class CoarseLoss(SegLoss):
         ignore:int=255,   # Label that does not count
     ):
         super().__init__(a_ce, a_gdl, ignore=ignore)
-        if how not in COARSE_LOSSES: raise ValueError(f"coarse loss {how!r} is not known; there are {', '.join(COARSE_LOSSES)}.")
+        look_up(how, {o: o for o in COARSE_LOSSES}, 'coarse loss')
         if (how=='forward') != (flip is not None):
-            raise ValueError("a flip matrix goes with how='forward', and only there; see estimate_flip.")
+            raise OptionError("a flip matrix goes with how='forward', and only there; see estimate_flip.")
         self.how,self.width,self.inside = how,width,inside
         self.register_buffer('flip', None if flip is None else check_flip(flip))
 

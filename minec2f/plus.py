@@ -14,7 +14,7 @@ from torch import Tensor
 from .losses import *
 from .distill import *
 from .noisy import check_flip, flip_matrix
-from .ema import *
+from .training import *
 from .method import *
 from .attentive import *
 
@@ -49,8 +49,9 @@ class MineC2FPlus(AttentiveDistillation):
         teacher:torch.nn.Module,  # Trained network; copied and frozen
         coarse_dls=None,          # Loaders of the coarse domain; needed where `lambda_c` is not 0
         lambda_c:float=.3,        # Weight of the outlines' evidence; 0 leaves it out
-        recall:float=.98,         # P(inside an outline | mine), see `estimate_flip`
+        recall:float=.98,         # P(inside an outline | mine), see `flip_matrix` and `estimate_flip`
         false_alarm:float=.15,    # P(inside an outline | background)
+        flip=None,                # (K,K) P(outline's label | true class), instead of the two
         coarse_until:float=.5,    # Share of the training after which the evidence is silent
         lambda_e:float=0.,        # Weight of the edges; 0 leaves it out
         edge_s:float=2.,          # How near an edge is, px (standard deviation)
@@ -61,7 +62,9 @@ class MineC2FPlus(AttentiveDistillation):
     ):
         self.coarse_images = bool(lambda_c)
         super().__init__(teacher, coarse_dls, **kwargs)
-        self.lambda_c, self.coarse_until, self.flip = lambda_c, coarse_until, flip_matrix(recall, false_alarm)
+        classes = teacher.config['classes']
+        self.lambda_c, self.coarse_until = lambda_c, coarse_until
+        self.flip = flip_matrix(recall, false_alarm, classes) if flip is None else check_flip(flip, classes)
         self.lambda_e, self.edge_s, self.lambda_u, self.confidence, self.decay = lambda_e, edge_s, lambda_u, confidence, decay
 
 # %% ../nbs/11e_plus.ipynb #468ba239
@@ -77,10 +80,7 @@ def fading(self:MineC2FPlus): return self.lambda_c*max(0., 1-self.pct_train/self
 @patch
 def before_fit(self:MineC2FPlus):
     super(MineC2FPlus, self).before_fit()
-    self.ema = EMA(self.model, self.decay)
-    self.bare = endless(self.unlabelled_dls.train, self.device) if 'selftrain' in self.names else None
-@patch
-def after_step(self:MineC2FPlus): self.ema.update(self.model)
+    if 'selftrain' in self.names: self.streams['selftrain'] = Stream(self.unlabelled_dls.train, self.device)
 
 @patch
 def averaged(self:MineC2FPlus, x):
@@ -93,8 +93,8 @@ def observe(self:MineC2FPlus):
     if self.fading:
         x, y = self.coarse_batch()
         self.coarse = self.of_coarse(x), outline_posterior(self.averaged(x), y, self.flip), y!=255
-    if self.bare:
-        x = next(self.bare)[0]
+    if 'selftrain' in self.streams:
+        x = next(self.streams['selftrain'])[0]
         self.alone = self.model(x), self.averaged(x), x.isfinite().all(1)
 
 @patch
@@ -117,5 +117,5 @@ def terms(self:MineC2FPlus):
     terms = super(MineC2FPlus, self).terms()
     if self.fading: terms['evidence'] = self.fading*self.evidence_loss()
     if self.lambda_e: terms['edge'] = self.lambda_e*self.edge_loss()
-    if self.bare: terms['selftrain'] = self.lambda_u*self.selftrain_loss()
+    if 'selftrain' in self.streams: terms['selftrain'] = self.lambda_u*self.selftrain_loss()
     return terms

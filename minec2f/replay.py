@@ -14,7 +14,7 @@ from torch import Tensor
 from .core import *
 from .contour import *
 from .distill import prediction_distillation
-from .ema import *
+from .training import *
 from .method import *
 
 # %% ../nbs/11c_replay.ipynb #9cef30cc
@@ -61,8 +61,10 @@ class Memory:
     def __init__(self,
         dataset, # Its items are image (C,h,w) and label (h,w)
         m:int,   # How many to keep
+        chosen:list=None, # Their places in the data set; drawn where None
     ):
-        items = (dataset[i] for i in reservoir(range(len(dataset)), m))
+        self.chosen = chosen or reservoir(range(len(dataset)), m)
+        items = (dataset[i] for i in self.chosen)
         self.items = [(x.clone(), y.to(torch.uint8)) for x,y in items]
     def __len__(self): return len(self.items)
     def __getitem__(self, i): return self.items[i][0], self.items[i][1].long()
@@ -93,15 +95,23 @@ class ExperienceReplay(WithCoarse):
         tau:float=2.,           # Its temperature
         ignore_band:float=0.,   # Pixels this close to a replayed outline are ignored, px
     ):
-        if memory<1: raise ValueError(f"memory={memory} keeps no chip to replay; give at least 1, or choose method 'finetune'.")
+        if memory<1: raise OptionError(f"memory={memory} keeps no chip to replay; give at least 1, or choose method 'finetune'.")
         super().__init__(teacher, coarse_dls, fine_weight, coarse_weight)
         self.m, self.kd, self.tau, self.band, self.memory = memory, kd, tau, ignore_band, None
         self.names = ('coarse', *['kd']*bool(kd))
     def before_fit(self):
         super().before_fit()
-        loader = self.coarse_dls.train
-        self.memory = self.memory or Memory(loader.dataset, self.m)
-        self.stream = endless(loader.new(self.memory, bs=min(loader.bs, len(self.memory))), self.device)
+        self.replay_from(self.memory or Memory(self.coarse_dls.train.dataset, self.m))
+    def replay_from(self, memory):
+        self.memory, loader = memory, self.coarse_dls.train
+        self.streams['coarse'] = Stream(loader.new(memory, bs=min(loader.bs, len(memory))), self.device)
+
+    def kept(self): return super().kept() | dict(memory=self.memory and self.memory.chosen)
+    def restore(self, kept):
+        if kept['memory']!=(self.memory and self.memory.chosen):
+            self.memory = kept['memory'] and Memory(self.coarse_dls.train.dataset, self.m, kept['memory'])
+        if self.streams: self.replay_from(self.memory)
+        super().restore(kept)
 
     def observe(self):
         super().observe()
@@ -224,10 +234,6 @@ class CoarseSelfTraining(WithCoarse):
         super().__init__(teacher, coarse_dls, fine_weight, coarse_weight)
         self.mixed_weight, self.filling, self.decay = mixed_weight, dict(band=band, confidence=confidence), decay
 
-    def before_fit(self):
-        super().before_fit()
-        self.ema = EMA(self.model, self.decay)
-    def after_step(self): self.ema.update(self.model)
     def next_coarse(self):
         super().next_coarse()
         with torch.no_grad(), statistics_of(self.ema.model, self.teacher) if self.dual else nullcontext(): z = self.ema.model(self.coarse_x)

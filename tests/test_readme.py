@@ -60,7 +60,8 @@ SMALL = dict(encoder='resnet18', pyramid=16, segmentation=32)
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     "The working folder of one who has everything that README's blocks read"
-    mine_dls, teacher_learner, build, fit_poly = data.mine_dls, learner.teacher_learner, stac.build_coarse_dataset, learner.MineLearner.fit_poly
+    mine_dls, teacher_learner = data.mine_dls, learner.teacher_learner
+    build, fit_poly = stac.build_coarse_dataset, learner.MineLearner.fit_poly
     monkeypatch.setattr(data, 'mine_dls', lambda *args, **kw: mine_dls(*args, **{'size': 64, 'bs': 4, **kw}))
     monkeypatch.setattr(learner, 'teacher_learner', lambda dls, **kw: teacher_learner(dls, **(kw or SMALL)))
     monkeypatch.setattr(learner.MineLearner, 'fit_poly', lambda self, n_epoch, checkpoint: fit_poly(self, 1, checkpoint=checkpoint))
