@@ -1,4 +1,4 @@
-"""The ladder's tables of the README: `python results/ladder.py synthetic` or `… tailings`; resumable, one file per row and seed in
+"""The ladder's tables of results/README.md: `python results/ladder.py synthetic` or `… tailings`; resumable, one file per row and seed in
 results/<name>/seed_<k>/, which belong to the repository: a row that is there is not run again unless its file is removed.
 A second argument names the seeds (`0,1`), a third the rows (`finetune,minec2f`);
 `python results/ladder.py synthetic tables` makes the tables of what is there."""
@@ -97,7 +97,7 @@ def report(name, references=('finetune','fine_only','uniform')):
             **{f'{name}_{part}.csv': t.to_csv() for part,t in found.items()}}
 
 def summary(lines='coarse_only fine_only finetune minec2f uniform shuffled minec2f+ evidence noise_aware selftrain lwf_twohead mdil gsmf joint'.split()):
-    "The table of the README: some rows, both data sets"
+    "The table of results/README.md: some rows, both data sets"
     texts = {name: ladder_text(ladder_table(REPO/'results'/name, ['finetune'], rows=lines)) for name in DATA}
     return markdown(pd.concat([t[['miou','miou - finetune','boundary_f']].set_axis([f'{name}: mIoU', '− fine-tuning', 'boundary F'], axis=1)
                                for name,t in texts.items()], axis=1))
