@@ -233,8 +233,10 @@ def check_values(
     said = f'{what}: its mean reflectance is {found:.3g} with scale={np.mean(scale):.4g} and offset={np.mean(offset):g}'
     if not PLAUSIBLE[0]<found<PLAUSIBLE[1]:
         raise error(f'{said}; {PLAUSIBLE[0]:g} to {PLAUSIBLE[1]:g} was expected{advice}. {hint}')
-    if not _USUAL[0]<found<_USUAL[1] and fits: warnings.warn(f'{said}, which is unusual{advice}. {hint}', stacklevel=3)
-    if stats is None or (far := _far(mean, stats))<_ODD: return
+    far = 0. if stats is None else _far(mean, stats)
+    if far<_ODD:
+        if not _USUAL[0]<found<_USUAL[1] and fits: warnings.warn(f'{said}, which is unusual{advice}. {hint}', stacklevel=3)
+        return
     best = min(ways, key=lambda o: _far(ways[o], stats))
     better = f'; {_advice(best, ways[best])}' if _far(ways[best], stats)<far/2 else ''
     said += f', and its band means lie {far:.2g} deviations from those of the training images (mean {np.mean(stats.mean):.3g}){better}'
