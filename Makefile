@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Each sets up a virtual environment of the project's own first.
+# `make demo`, `make test`, `make lab`: each sets up a virtual environment of the project's own first.
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
@@ -14,7 +14,12 @@ TEST_ENV := OMP_NUM_THREADS=1
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode $(addprefix --constraint ,$(CONSTRAINTS)) --editable '.[dev,stac,ray]'
 	touch $@
 
-.PHONY: install demo test clean
+# Jupyter only for those who ask for it
+.venv/lab: .venv/installed
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(addprefix --constraint ,$(CONSTRAINTS)) --editable '.[lab]'
+	touch $@
+
+.PHONY: install demo test lab clean
 install: .venv/installed
 
 demo: install
@@ -24,7 +29,11 @@ demo: install
 test: install
 	$(BIN)/python -m pytest -q tests/test_sync.py
 	$(TEST_ENV) $(BIN)/nbdev_test --n_workers 2 --timing
-	$(TEST_ENV) $(BIN)/python -m pytest -q -rs --durations=5 tests
+	$(TEST_ENV) $(BIN)/python -m pytest -q -rs --durations=5 -n 2 --dist loadfile tests
+
+# further options in LAB: make lab LAB='--no-browser --port 8890'
+lab: .venv/lab
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/nbs $(LAB)
 
 clean:
 	rm -rf .venv runs/*

@@ -7,10 +7,10 @@ __all__ = ['MARKER', 'MineC2FError', 'OptionError', 'BandError', 'RasterError', 
            'PolygonError', 'DatasetError', 'SplitError', 'SceneError', 'NetworkError', 'WeightsError', 'TrainingError',
            'BundleError', 'WriteError', 'first_few', 'look_up', 'foreign_files', 'check_output', 'atomic',
            'remove_leftovers', 'of_library', 'disk_errors', 'file_version', 'read_once', 'read_json', 'read_table',
-           'resolve', 'plain_values', 'fingerprint', 'check_same']
+           'resolve', 'plain_values', 'fingerprint', 'check_same', 'watched']
 
 # %% ../nbs/00_core.ipynb #9bb40ce6
-import errno, hashlib, json, os, shutil
+import errno, hashlib, json, os, shutil, sys, time
 from contextlib import contextmanager
 from functools import lru_cache, wraps
 from itertools import count
@@ -325,3 +325,19 @@ def check_same(
     def say(d, k): return repr(d[k]) if k in d else 'nothing'
     odd = [f'{k} {say(a, k)} (asked for: {say(b, k)})' for k in {**a, **b} if say(a, k)!=say(b, k)]
     if odd: raise DatasetError(f'{path} was made with another configuration: {first_few(odd)}. Choose another out, or remove it.')
+
+# %% ../nbs/00_core.ipynb #9c30c16d
+def watched(
+    items,            # What is gone through; it has a length
+    show:bool=True,   # Say how long it takes?
+    quiet_s:float=5., # In a log: for how long nothing is said, s
+): # Yields the items
+    "Go through `items` with a bar; in a log with at most ten lines, each with the time to go"
+    if not show: return (yield from items)
+    from fastprogress.fastprogress import IN_NOTEBOOK, format_time, progress_bar
+    if IN_NOTEBOOK or sys.stdout.isatty(): return (yield from progress_bar(items, leave=False))
+    start, n = time.monotonic(), len(items)
+    for k,o in enumerate(items, 1):
+        yield o
+        took = time.monotonic()-start
+        if 10*k//n > 10*(k-1)//n and k<n and took>=quiet_s: print(f'{k} of {n}, {format_time(took/k*(n-k))} to go', flush=True)
