@@ -1,19 +1,22 @@
 "Every registered method through the public interface, on a data set of a few chips: what must hold for all of them."
-import pytest, torch
+import shutil, subprocess, sys
 from types import SimpleNamespace
+
+import pytest, rasterio, torch
 from fastai.callback.core import Callback
 from fastai.torch_core import set_seed
 
 import minec2f.learner  # noqa: F401 (registers all methods)
 from minec2f.bundle import load_bundle, save_bundle
 from minec2f.chips import load_index
-from minec2f.core import DatasetError
+from minec2f.core import DatasetError, LabelError, OptionError, TrainingError
 from minec2f.data import mine_dls
 from minec2f.learner import c2f_learner, teacher_learner
 from minec2f.method import METHODS
 from minec2f.models import plain
 from minec2f.splits import site_split
 from minec2f.synth import synth_dataset
+from minec2f.training import unwrapped
 
 BANDS = ['B04','B03','B02','B08']
 NET = dict(encoder='resnet18', pyramid=64, segmentation=32)
@@ -30,7 +33,21 @@ def world(tmp_path_factory):
                                    fine=mine_dls(index, 'fine', spec=coarse.spec, size=size, bs=3, device='cpu'))
     set_seed(0)
     teacher = quiet(teacher_learner(coarse, lr=1e-3, **NET), 2).model
-    return SimpleNamespace(teacher=teacher, ends={}, small=SimpleNamespace(teacher=teacher, **loaders(32)), **loaders(64))
+    return SimpleNamespace(teacher=teacher, ends={}, small=SimpleNamespace(teacher=teacher, **loaders(32)), three=three_classes(folder), **loaders(64))
+
+def three_classes(folder):
+    "The same with a second kind of mine: the upper half of each, in masks and outlines"
+    other = shutil.copytree(folder, folder.parent/'three')
+    for mask in (other/'masks').glob('*.tif'):
+        with rasterio.open(mask, 'r+') as f:
+            y = f.read(1)
+            y[:len(y)//2][y[:len(y)//2]==1] = 2
+            f.write(y, 1)
+    (other/'coarse.gpkg').unlink()  # coarse labels are the masks, too
+    index = site_split(load_index(other))
+    coarse = mine_dls(index, 'coarse', BANDS, size=32, bs=2, device='cpu', classes=('background','pit','dump'))
+    fine = mine_dls(index, 'fine', spec=coarse.spec, size=32, bs=3, device='cpu')
+    return SimpleNamespace(coarse=coarse, fine=fine, teacher=teacher_learner(coarse, **NET).model)
 
 def quiet(learn, epochs=1):
     with learn.no_bar(), learn.no_logging(): learn.fit_poly(epochs, seed=0)
@@ -53,9 +70,9 @@ class HalfPrecision(Callback):
     def after_pred(self): self.learn.pred = self.pred.float()
     def after_loss(self): self.cast.__exit__(None, None, None)
 
-def learner(name, world, *cbs): # as a user makes it; its first batches are the same for all methods
+def learner(name, world, *cbs, **more): # as a user makes it; its first batches are the same for all methods
     set_seed(0)
-    return c2f_learner(world.fine, world.teacher, name, coarse_dls=world.coarse, lr=1e-3, keep_best=False, cbs=cbs, **OPTIONS.get(name, {}))
+    return c2f_learner(world.fine, world.teacher, name, coarse_dls=world.coarse, lr=1e-3, keep_best=False, cbs=cbs, **OPTIONS.get(name, {}), **more)
 
 @pytest.mark.parametrize('name', METHODS)
 def test_one_epoch(name, world, tmp_path):
@@ -115,8 +132,64 @@ def test_interrupted_fit_can_go_on(world):
     quiet(learn)
     assert sum(len(m._forward_hooks)+len(m._forward_pre_hooks) for o in (learn.model, learn.method.teacher) for m in o.modules())==0
 
+def hooks(learn): return sum(len(m._forward_hooks)+len(m._forward_pre_hooks) for o in (learn.model, learn.method.teacher) for m in o.modules())
+
+@pytest.mark.parametrize('name', METHODS)
+def test_searched_stopped_and_trained(name, world):
+    "On three classes: a search for a learning rate changes nothing, Ctrl-C leaves no hook and no half step, and then it trains"
+    class Stop(Callback):
+        order = 60
+        def before_step(self): raise KeyboardInterrupt
+    learn = learner(name, world.three)
+    before = state(learn.model)
+    with learn.no_bar(), learn.no_logging(): found = learn.lr_find(num_it=12, show_plot=False)
+    assert found.valley>0 and same(state(learn.model), before) and learn.opt is None and learn.loss_terms.history=={}
+    assert learn.method.ema is None and vars(learn.method).get('memory') is None and vars(learn.method).get('d') is None
+    learn.add_cb(Stop())
+    if name not in NO_STEP:
+        with pytest.raises(KeyboardInterrupt): quiet(learn)
+    assert hooks(learn)==0 and not any(p.grad is not None and p.grad.any() for p in learn.model.parameters())
+    learn.remove_cb(Stop)
+    quiet(learn)
+    assert all(torch.stack(o).isfinite().all() for o in learn.loss_terms.history.values())
+    assert learn.model(world.three.fine.one_batch()[0]).shape[1]==3
+
+def test_a_search_that_ends_in_a_loss_that_is_no_number(world):
+    class Explode(Callback):
+        order,run_valid = 50,False
+        def after_loss(self):
+            if self.train_iter==14: self.learn.loss = self.learn.loss*torch.nan
+    learn = learner('minec2f', world.small, Explode())
+    before = state(learn.model)
+    with learn.no_bar(): assert learn.lr_find(num_it=40, show_plot=False).valley>0
+    assert same(state(learn.model), before)
+    with pytest.raises(TrainingError, match='the loss became nan'): quiet(learn, 10)
+
+def test_numbers_that_depend_on_the_classes(world):
+    flip = [[.8,.1,.1], [.1,.8,.1], [.1,.2,.7]]
+    assert torch.equal(learner('minec2f+', world.three, flip=flip).method.flip, torch.tensor(flip))
+    assert learner('minec2f+', world.three, recall=.9, false_alarm=.2).method.flip[0].tolist()==pytest.approx([.8,.1,.1])
+    with pytest.raises(LabelError, match='K = 3'): learner('minec2f+', world.three, flip=torch.eye(2))
+    assert [learner('sppa', o).method.weights['kd'] for o in (world.small, world.three)]==[2.5, 5/3]  # 5 over the classes, as released
+
+@pytest.mark.parametrize('name', ['finetune','joint','mdil','adaptsegnet','er','minec2f','lwf_twohead'])
+def test_wrapped_networks(name, world):
+    "Data parallelism on one device changes nothing; a compiled network trains where nobody looks inside, and is refused by name elsewhere"
+    learns = [learner(name, world.small) for _ in range(3)]
+    learns[1].model, learns[2].model = torch.nn.DataParallel(learns[1].model), torch.compile(learns[2].model, backend='eager')
+    expected = state(quiet(learns[0]).model)
+    assert same(state(unwrapped(quiet(learns[1]).model)), expected)
+    if any(learns[2].method.reads()) or name=='lwf_twohead':
+        with pytest.raises(OptionError, match='reads features inside the network'): quiet(learns[2])
+    else: assert same(state(unwrapped(quiet(learns[2]).model)), expected)
+
+def test_all_methods_are_known_to_a_fresh_interpreter(repo):
+    script = "from minec2f.method import methods, get_method; get_method('dacs'); print(*methods().index)"
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', script], cwd=repo, capture_output=True, text=True)
+    assert done.stdout.split()==list(METHODS), done.stderr
+
 def test_unknown_method(world):
-    with pytest.raises(ValueError, match='there are .*minec2f.*finetune'): c2f_learner(world.fine, world.teacher, 'magic')
+    with pytest.raises(ValueError, match='known are .*minec2f.*finetune'): c2f_learner(world.fine, world.teacher, 'magic')
 
 @pytest.mark.parametrize('name', [k for k,o in METHODS.items() if o.coarse_images])
 def test_coarse_images_are_asked_for(name, world):
