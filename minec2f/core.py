@@ -10,7 +10,7 @@ __all__ = ['MARKER', 'MineC2FError', 'OptionError', 'BandError', 'RasterError', 
            'resolve', 'plain_values', 'fingerprint', 'check_same', 'watched']
 
 # %% ../nbs/00_core.ipynb #9bb40ce6
-import errno, hashlib, json, os, shutil, sys, time
+import errno, hashlib, json, os, re, shutil, sys, time
 from contextlib import contextmanager
 from functools import lru_cache, wraps
 from itertools import count
@@ -71,15 +71,27 @@ def _listing(folder): # Relative path -> bytes of all files but the marker
 
 def _mark(folder, kind): (folder/MARKER).write_text(json.dumps(dict(kind=kind, files=_listing(folder)), indent=1))
 
+def _which(folder): # Changes when another folder takes its place
+    try: o = os.stat(folder)
+    except FileNotFoundError: return None
+    return o.st_dev, o.st_ino, o.st_ctime_ns
+
+def _foreign(folder, kind):
+    try: page = json.loads((folder/MARKER).read_text())
+    except (OSError, ValueError): page = {}
+    ours = page.get('files', {}) if isinstance(page, dict) and page.get('kind')==kind else {}
+    return [k for k,size in _listing(folder).items() if ours.get(k)!=size]
+
 def foreign_files(
     folder:str|Path, # An existing folder
     kind:str,        # What `atomic` wrote there, if it did
 )->list: # Names of files that are not as `atomic` left them; empty where the folder may be replaced
     "What somebody else has in a folder"
-    try: page = json.loads((Path(folder)/MARKER).read_text())
-    except (OSError, ValueError): page = {}
-    ours = page.get('files', {}) if isinstance(page, dict) and page.get('kind')==kind else {}
-    return [k for k,size in _listing(folder).items() if ours.get(k)!=size]
+    while True:
+        before = _which(folder)
+        try: found = _foreign(Path(folder), kind)
+        except FileNotFoundError: continue
+        if _which(folder)==before: return found  # else a neighbour has just put another folder there
 
 # %% ../nbs/00_core.ipynb #6e2dbd5b
 _HINTS = {
@@ -138,10 +150,12 @@ def _sweep(work): # All but the lock
 def _locked(work, wait_s):
     "The lock of a folder, which is made where needed; None where a neighbour holds it all the while"
     while True:
-        try:
-            work.mkdir(exist_ok=True)
-            return FileLock(work/'lock', timeout=wait_s).acquire().lock
-        except (FileNotFoundError, FileExistsError): pass  # he has just finished and taken the folder away
+        try: work.mkdir(exist_ok=True)
+        except FileExistsError:
+            if work.is_symlink() or work.is_file(): raise
+            continue  # he has just finished and taken the folder away
+        try: return FileLock(work/'lock', timeout=wait_s).acquire().lock
+        except FileNotFoundError: pass  # likewise
         except Timeout: return None
 
 @contextmanager
@@ -280,6 +294,7 @@ def read_table(
     try:
         text = _decoded(Path(path).read_bytes())
         if '\0' in text: raise ValueError('it holds zero bytes')
+        text = re.sub(r'\Asep=.[\r\n]+', '', text)  # Excel's own line, which says what separates the cells
         head = text.lstrip('\r\n').split('\n', 1)[0]
         sep = max(',;\t', key=head.count)
         return pd.read_csv(io.StringIO(text), sep=sep, keep_default_na=False, na_values=[''], skipinitialspace=True, **kwargs)

@@ -37,12 +37,12 @@ def difference_hash(
 
 # %% ../nbs/03b_curate.ipynb #142b14a6
 def _mine_fraction(path):
-    if not path.exists(): return np.nan
+    if not path: return np.nan
     y = read_chip(path)[0][0]
     return float((y==1).sum()/max((y!=IGNORE).sum(), 1))
 
-def _facts(folder, name):
-    x, valid, grid = read_chip(Path(folder)/'images'/f'{name}.tif')
+def _facts(path):
+    x, valid, grid = read_chip(path)
     return dict(height=grid.height, width=grid.width, nodata=float(1-valid.mean()), pixel_hash=pixel_hash(x),
                 difference_hash=difference_hash(x, valid))
 
@@ -52,8 +52,9 @@ def chip_facts(
 )->pd.DataFrame: # The index with height, width (px), nodata, mine_fraction (0-1), pixel_hash, difference_hash
     "What curation needs to know, read off the images"
     known = index.reindex(columns=['mine_fraction'])['mine_fraction']
-    mine = [_mine_fraction(Path(folder)/'masks'/f'{o}.tif') if np.isnan(k) else k for o,k in zip(index['id'], known.astype(float))]
-    return index.assign(mine_fraction=mine, **pd.DataFrame([_facts(folder, o) for o in index['id']], index.index))
+    mine = [_mine_fraction(o) if np.isnan(k) else k for o,k in zip(chip_files(index, folder, 'mask'), known.astype(float))]
+    images = [o or Path(folder)/'images'/f'{k}.tif' for o,k in zip(chip_files(index, folder), index['id'])]
+    return index.assign(mine_fraction=mine, **pd.DataFrame([_facts(o) for o in images], index.index))
 
 # %% ../nbs/03b_curate.ipynb #baad5979
 def _limit_reasons(facts, limits):

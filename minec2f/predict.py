@@ -221,9 +221,9 @@ def _check_radiometry(spec, scale, offset):
         raise OptionError(f"{name}={o!r} was given; a number{' above 0' if name=='scale' else ''} was expected, or one for each of "
                           f"{', '.join(spec.bands)}.")
 
-def _refuse_far(x, limit, src, scale, offset):
-    "What lies a thousand times beyond all others is no reflectance"
-    if not (far := np.abs(x)>limit).any(): return
+def _refuse_far(x, limits, src, scale, offset):
+    "What lies far beyond all others is no reflectance"
+    if not (far := (x<=limits[0]) | (x>limits[1])).any(): return
     band = int(np.argwhere(far)[0][0])
     s, o = (np.broadcast_to(v, len(x))[band] for v in (scale, offset))
     dn = (float(x[far][0])-o)/s
@@ -231,14 +231,16 @@ def _refuse_far(x, limit, src, scale, offset):
                       f'say so: rio edit-info --nodata {dn:.7g} {src}')
 
 def _check_meaning(spec, src, band_names, scale, offset):
-    "Refuse what cannot be reflectance, warn of what is unlike the training images; the largest number that is still believed"
+    "Refuse what cannot be reflectance, warn of what is unlike the training images; between which numbers it is believed"
     x = _sample(spec, src, band_names, scale, offset).astype(float)
     mean, std = stats_for(spec.stats, spec.bands)
-    limit = 1000*max(np.median(np.abs(x)) if x.size else 0, np.max(np.abs(mean)+std))
-    _refuse_far(x, limit, src, scale, offset)
+    middle = np.median(x) if x.size else 0
+    most = 1000*max(abs(middle), np.max(np.abs(mean)+std))
+    limits = -.5 if PLAUSIBLE[0]<middle<PLAUSIBLE[1] else -most, most  # of other numbers the scale is to blame
+    _refuse_far(x, limits, src, scale, offset)
     if x.size: check_values(x.mean(1), str(src), scale, offset, BandStats(spec.bands, 1, mean, std**2), BundleError,
                             'Pass scale=… and offset=… as the numbers of this scene mean them.')
-    return limit
+    return limits
 
 # %% ../nbs/13_predict.ipynb #7f61940c
 def _check_resolution(bundle, grid, src):
@@ -249,9 +251,9 @@ def _check_resolution(bundle, grid, src):
                       f'resampled.tif --dst-crs EPSG:{utm_epsg(lon, lat)} --res {trained:.3g}; rio forgets the names of the layers, so '
                       'give these with band_names=[…].')
 
-def _network_input(spec, src, band_names, scale, offset, limit, window):
+def _network_input(spec, src, band_names, scale, offset, limits, window):
     x = spec.read(src, window, band_names, scale, offset)[0]
-    _refuse_far(x, limit, src, scale, offset)
+    _refuse_far(x, limits, src, scale, offset)
     return spec.normalize(x)
 
 @dataclass(frozen=True)
@@ -284,8 +286,8 @@ def check_scene(
         return Scene(src, grid, read, None, None, 'encode')
     scale, offset, said = spec.radiometry_of(src, band_names, scale, offset)
     _check_radiometry(spec, scale, offset)
-    limit = _check_meaning(spec, src, band_names, scale, offset)
-    return Scene(src, grid, partial(_network_input, spec, src, band_names, scale, offset, limit), scale, offset, said)
+    limits = _check_meaning(spec, src, band_names, scale, offset)
+    return Scene(src, grid, partial(_network_input, spec, src, band_names, scale, offset, limits), scale, offset, said)
 
 # %% ../nbs/13_predict.ipynb #f83ee688
 def _check_room(need, what):
@@ -515,11 +517,11 @@ def to_polygons(
     vector_format(dst)
     check_output(dst, inputs=[map_path])
     read_grid(map_path)
-    band_positions(raster_bands(map_path), ['class','probability'], Path(map_path).name)
     with rasterio.Env(GDAL_CACHEMAX=CACHE), open_raster(map_path) as src:
-        if src.dtypes!=('uint8','uint8'):
-            raise RasterError(f"{map_path} holds {', '.join(src.dtypes)}; a map as predict_scene writes it, two bands of uint8, was "
-                              'expected.')
+        if (*src.descriptions, *src.dtypes)!=('class','probability','uint8','uint8'):
+            said = [f'{name or "no name"} ({kind})' for name,kind in zip(src.descriptions, src.dtypes)]
+            raise RasterError(f'{map_path} has the bands {first_few(said)}; a map as predict_scene writes it was expected, with class and '
+                              'probability, both uint8.')
         found = list(_outlines(src))
         outlines = gpd.GeoSeries([o[1] for o in found], crs=src.crs)
         gdf = gpd.GeoDataFrame({'class': np.array([o[0] for o in found], object)}, geometry=simplified(outlines, simplify_m))

@@ -59,7 +59,7 @@ def detect_source(
     if len(fits)==1: return fits[0]
     close = fits or [k for k in by_columns if SOURCES[k].needs]
     raise PolygonError(f"{name} with the columns {first_few(columns, 8) or '(none)'} fits {' and '.join(close) or 'no known source'}; "
-                       f"say which with source=… (one of {', '.join(SOURCES)}; 'other' takes columns={{…}}).")
+                       f"say which with source=… (one of {', '.join(SOURCES)}; 'other' for outlines of your own).")
 
 # %% ../nbs/03d_sources.ipynb #86c0487e
 EQUAL_AREA = '+proj=cea +ellps=WGS84 +over +units=m +type=crs'
@@ -158,7 +158,7 @@ def _check_layer(gdf, source, columns, what):
     wanted = SOURCES[source].needs | set(columns.values())
     if wanted-set(gdf):
         raise PolygonError(f"{what} has the columns {first_few(gdf, 8)}; {', '.join(sorted(wanted-set(gdf)))} was expected for source "
-                           f"{source!r}. Choose another source=… or name the columns with columns={{…}}.")
+                           f"{source!r}. Choose another source=…, or name the columns: read_source(…, columns={{…}}).")
 
 def read_source(
     path,                 # Any vector file that GDAL reads

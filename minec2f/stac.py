@@ -90,7 +90,9 @@ def asset_keys(
 )->list: # Keys of its assets: the band's own name, or its colour; raises `BandError`
     "What the scene's archive calls the bands"
     colours = get_sensor(product.sensor).bands
-    keys = [next((k for k in (b, b.lower(), colours.get(b, ''), *_SPELLINGS.get(colours.get(b, ''), ())) if k in item.assets), None) for b in bands]
+    known = {band_key(k): k for k in [*item.assets][::-1]} | {k: k for k in item.assets}
+    def ways(b): return b, band_key(b), colours.get(b, ''), *_SPELLINGS.get(colours.get(b, ''), ())
+    keys = [next((known[k] for k in ways(b) if k in known), None) for b in bands]
     missing = [b for b,k in zip(bands, keys) if k is None]
     if missing:
         raise BandError(f"scene {item.id} has the assets {first_few(item.assets, 20)}; {', '.join(missing)} was asked for and is not there.")
