@@ -1,4 +1,4 @@
-# `make demo`, `make test`, `make lab`: each sets up a virtual environment of the project's own first.
+# `make demo`, `make test`, `make lab`, `make docs`: each sets up a virtual environment of the project's own first.
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
@@ -19,7 +19,14 @@ TEST_ENV := OMP_NUM_THREADS=1
 	$(BIN)/uv pip install --quiet --python $(BIN)/python $(addprefix --constraint ,$(CONSTRAINTS)) --editable '.[lab]'
 	touch $@
 
-.PHONY: install demo test lab clean
+# The site is made from the sources: it needs neither torch nor the package's other requirements
+.venv/docs: settings.ini $(CONSTRAINTS)
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(addprefix --constraint ,$(CONSTRAINTS)) $$(sed -n 's/^docs_requirements = //p' settings.ini)
+	touch $@
+
+.PHONY: install demo test lab docs clean
 install: .venv/installed
 
 demo: install
@@ -35,5 +42,10 @@ test: install
 lab: .venv/lab
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/nbs $(LAB)
 
+docs: .venv/docs
+	PYTHONPATH=. $(BIN)/python docs/pages.py _docs/source
+	PYTHONPATH=. $(BIN)/sphinx-build -W --keep-going --quiet -c docs _docs/source _docs/html
+	@echo 'the site is in _docs/html: open index.html, or (for the search) python -m http.server -d _docs/html'
+
 clean:
-	rm -rf .venv runs/*
+	rm -rf .venv _docs runs/*

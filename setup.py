@@ -13,7 +13,8 @@ setup(
     name=cfg['lib_name'], version=cfg['version'], license='Apache-2.0', python_requires=f">={cfg['min_python']}",
     description=cfg['description'], keywords=cfg['keywords'], author=cfg['author'], author_email=cfg['author_email'],
     url=cfg['git_url'], packages=find_packages(include=['minec2f', 'minec2f.*']),
-    install_requires=cfg['requirements'].split(), extras_require={o: cfg[f'{o}_requirements'].split() for o in ('dev', 'lab', 'stac', 'ray', 'terratorch')},
+    install_requires=cfg['requirements'].split(),
+    extras_require={o: cfg[f'{o}_requirements'].split() for o in ('dev', 'lab', 'docs', 'stac', 'ray', 'terratorch')},
     long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     zip_safe=False,
 )

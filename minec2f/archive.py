@@ -273,7 +273,7 @@ def _fixed_clock():
 
 # %% ../nbs/03g_archive.ipynb #e8faa33e
 def synth_archive(
-    out:str|Path,           # Folder to write; one that is there is replaced
+    out:str|Path,           # Folder to write; a synthetic archive that is there is replaced, and nothing else
     n_sites:int=4,          # Places
     seed:int=0,             # The same seed gives the same bytes
     scene_size:int=288,     # Rows and columns of a scene at 10 m, even
@@ -285,13 +285,13 @@ def synth_archive(
     noise:LabelNoise=LabelNoise(), # How coarse the polygons are
     border:bool=True,       # Is one place on the edge of two UTM zones?
     antimeridian:bool=True, # Is one place (of three or more) on the antimeridian?
-)->Path: # `out`: catalog.json, sentinel-2-l2a/, polygons.gpkg, truth/<site>.tif; raises `BandError`, `GridError`
+)->Path: # `out`: catalog.json, sentinel-2-l2a/, polygons.gpkg, truth/<site>.tif; raises `BandError`, `GridError`, `WriteError`
     "Write a synthetic archive"
     import pandas as pd
     if scene_size%2: raise GridError(f'scene_size is {scene_size}; an even number was expected, since some layers have 20 m pixels.')
     bands = [SYNTH_BANDS[o] for o in band_positions(SYNTH_BANDS, list(bands), 'a synthetic scene')]
     items, outlines = [], []
-    with atomic(out) as root:
+    with atomic(out, 'scene archive') as root, disk_errors():
         for o in plan_places(n_sites, seed, border, antimeridian):
             new, shapes = _write_place(root, o, plan_dates(dates, clouds, o), scene_size, bands, mines, [seed, o.number], block, noise)
             items += new; outlines.append(shapes)

@@ -11,6 +11,8 @@ from functools import partial
 import torch
 from torch import nn, Tensor
 
+from .core import *
+
 # %% ../nbs/08_attention.ipynb #7635a159
 def valid_pools(
     x:Tensor,          # (B,C,H,W) features
@@ -93,7 +95,6 @@ GATES = dict(sigmoid=CBAM, sigmoid2=partial(CBAM, identity=True), residual=parti
 def attention_gate(
     form:str,     # One of `GATES`: 'sigmoid' (official CBAM), 'sigmoid2', 'residual' or 'none'
     channels:int, # C of the features
-)->nn.Module: # (features, valid) -> gated features; raises `ValueError` for an unknown form
+)->nn.Module: # (features, valid) -> gated features; raises `OptionError` for an unknown form
     "Gate of a given form"
-    if form not in GATES: raise ValueError(f"gate {form!r} is not known; there are {', '.join(GATES)}.")
-    return GATES[form](channels)
+    return look_up(form, GATES, 'gate')(channels)

@@ -203,8 +203,8 @@ def stats_from_dict(d:dict)->BandStats:
     return BandStats(**d)
 
 # %% ../nbs/00a_bands.ipynb #f4596aad
-PLAUSIBLE = .003, 1.5 # mean reflectance of an image of land: from deep water to fresh snow in the sun, and some
-_USUAL = .02, .9      # and what hardly any image leaves
+PLAUSIBLE = .003, 3. # what the mean reflectance of an image of land can be: from deep water to fresh snow in the sun, and some
+_USUAL = .02, .9     # and what hardly any image leaves
 _ODD, _WRONG = 1.25, 6. # how many deviations of the training images the band means of a scene may differ from theirs, on average
 _WAYS = ((1e-4, 0.), (1e-4, -.1), (2.75e-5, -.2), (1/255, 0.), (1., 0.))
 
@@ -233,8 +233,10 @@ def check_values(
     said = f'{what}: its mean reflectance is {found:.3g} with scale={np.mean(scale):.4g} and offset={np.mean(offset):g}'
     if not PLAUSIBLE[0]<found<PLAUSIBLE[1]:
         raise error(f'{said}; {PLAUSIBLE[0]:g} to {PLAUSIBLE[1]:g} was expected{advice}. {hint}')
-    if not _USUAL[0]<found<_USUAL[1] and fits: warnings.warn(f'{said}, which is unusual{advice}. {hint}', stacklevel=3)
-    if stats is None or (far := _far(mean, stats))<_ODD: return
+    far = 0. if stats is None else _far(mean, stats)
+    if far<_ODD:
+        if not _USUAL[0]<found<_USUAL[1] and fits: warnings.warn(f'{said}, which is unusual{advice}. {hint}', stacklevel=3)
+        return
     best = min(ways, key=lambda o: _far(ways[o], stats))
     better = f'; {_advice(best, ways[best])}' if _far(ways[best], stats)<far/2 else ''
     said += f', and its band means lie {far:.2g} deviations from those of the training images (mean {np.mean(stats.mean):.3g}){better}'

@@ -20,8 +20,9 @@ def bin_row(
     hi:float,            # Right end
     bins:int=2**14,      # Cells
     piece:int=2**16,     # Values at a time
-)->np.ndarray: # (bins+3,) float64: counts, number of values (also beyond the grid), sums of the deviation from the middle and its square
+)->np.ndarray: # (bins+3,) float64: counts, number of values (also beyond the grid), sums of the deviation from the middle and its square; raises `OptionError`
     "Values counted on a grid, with the moments of all of them"
+    if not (-np.inf<lo<hi<np.inf and bins>=1): raise OptionError(f'a grid of {bins} cells from {lo} to {hi} was given; two ends, the left one first, were expected.')
     values, row, mid = np.asarray(values).reshape(-1), np.zeros(bins+3), (lo+hi)/2
     for i in range(0, len(values), piece):
         v = values[i:i+piece].astype(np.float64)
@@ -50,6 +51,7 @@ def row_densities(
     "Gaussian kernel densities of binned values"
     counts, (n, s, q) = rows[..., :-3], np.moveaxis(rows[..., -3:], -1, 0)
     step = (hi-lo)/counts.shape[-1]
+    if not lo<hi: raise OptionError(f'a grid from {lo} to {hi} was given; the left end first was expected.')
     if np.any(n<2): raise DatasetError('a density of fewer than 2 values was asked for; draw from more images.')
     h = n**-.2*np.sqrt(np.maximum(q-s*s/n, 0)/(n-1)) if bandwidth is None else np.asarray(bandwidth, np.float64)
     size = fft.next_fast_len(counts.shape[-1] + min(counts.shape[-1], int(6*h.max()/step)+1), real=True) # room, or the ends would meet

@@ -9,6 +9,7 @@ __all__ = ['bootstrap_weights', 'weighted_scores', 'compare']
 import numpy as np, pandas as pd
 
 from .core import *
+from .evaluate import check_scores
 
 # %% ../nbs/14a_compare.ipynb #41b4c073
 def bootstrap_weights(
@@ -41,11 +42,17 @@ def weighted_scores(
 
 # %% ../nbs/14a_compare.ipynb #2e5073d6
 def _paired(a, b): # Both tables by seed and chip, in one order
+    a, b = (check_scores(o, 'id', 'site') for o in (a, b))
     a, b = (o.assign(seed=o.get('seed', 0)).set_index(['seed','id']).sort_index() for o in (a, b))
     if not a.index.equals(b.index):
         odd = a.index.symmetric_difference(b.index)
         raise DatasetError(f'{len(odd)} chip(s) were measured for one method only, first (seed, id) {odd[0]}; the same seeds and chips are '
                            'needed for both. Run what is missing.')
+    if a.index.has_duplicates:
+        raise DatasetError(f'chip (seed, id) {a.index[a.index.duplicated()][0]} was measured more than once; give one row of a ladder, or name the '
+                           'seeds in a column `seed`.')
+    names = [o['confusion'].iloc[0].names for o in (a, b)]
+    if names[0]!=names[1]: raise DatasetError(f'the two methods have the classes {names[0]} and {names[1]}; one set of classes is needed.')
     if any((p.n.sum(1)!=q.n.sum(1)).any() for p,q in zip(a['confusion'], b['confusion'])):
         raise DatasetError('the two methods were measured against different masks (their true pixels differ); measure both again on one '
                            'data set.')
@@ -70,7 +77,8 @@ def compare(
     seed:int=0,       # Of the resamplings
     level:float=.95,  # Of the interval
 )->pd.DataFrame: # One row a metric: difference (a minus b, mean over seeds), low, high, better, worse (in so many seeds), seeds, sites
-    "Paired hierarchical bootstrap of the difference between two methods; raises `DatasetError`"
+    "Paired hierarchical bootstrap of the difference between two methods; raises `DatasetError`, `OptionError`"
+    if not (draws>=1 and 0<level<1): raise OptionError(f'draws={draws} and level={level} were given; at least 1, and a share between 0 and 1, were expected.')
     (a, b), rng = _paired(a, b), np.random.default_rng(seed)
     site = a.reset_index().drop_duplicates('id').set_index('id')['site']
     here = _differences(a, b, site.index, np.ones((1, len(site))))

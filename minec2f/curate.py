@@ -141,9 +141,11 @@ def write_curated(
     kept:pd.DataFrame,  # From `curate`
     folder:str|Path,    # The dataset folder
     table:str,          # Name of the new index, such as 'coarse-128.csv'
-)->Path: # The file; raises `DatasetError` for 'index.csv', which is never overwritten
+)->Path: # The file; raises `DatasetError` for 'index.csv' and 'errors.csv', which are never overwritten
     "Write the chips that stay as another index of the folder"
-    if Path(table).name!=table or table=='index.csv' or not table.endswith('.csv'):
-        raise DatasetError(f'{table} cannot be the name of a curated index; a name like coarse-128.csv was expected, and not index.csv.')
+    if Path(table).name!=table or table.lower() in ('index.csv','errors.csv') or not table.endswith('.csv'):
+        raise DatasetError(f'{table} cannot be the name of a curated index; a name like coarse-128.csv was expected, and not that of a '
+                           'table that is there already (index.csv, errors.csv).')
+    if not Path(folder).is_dir(): raise DatasetError(f'{folder} is no folder; the dataset folder that the chips lie in was expected.')
     with atomic(Path(folder)/table) as tmp: kept.drop(columns=['pixel_hash','difference_hash'], errors='ignore').to_csv(tmp, index=False)
     return Path(folder)/table

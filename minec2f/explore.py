@@ -7,7 +7,7 @@ __all__ = ['overlay_rgba', 'enlarge', 'chip_picture', 'png_bytes', 'counts', 'Ch
            'Explorer', 'explore']
 
 # %% ../nbs/16a_explore.ipynb #e833a71f
-import copy, html, io
+import copy, html, io, re
 
 import ipywidgets as widgets, numpy as np, pandas as pd
 from fastcore.basics import patch
@@ -23,6 +23,8 @@ from .raster import *
 from .chips import *
 from .metrics import *
 from .boundary import *
+from .bundle import check_bundle
+from .evaluate import check_index
 from .models import plain
 from .predict import *
 from .viz import COLOURS, differences
@@ -80,14 +82,14 @@ def _line(confusion, boundary=np.nan):
 _NONE, _COARSE, _FINE, _ERRORS = 'none', 'coarse outline', 'fine mask', ': errors'
 _SPARE = '#009E73', '#CC79A7', '#56B4E9', '#E69F00'
 
+def _natural(text): # A key that puts 2 before 10
+    return [int(o) if i%2 else o for i,o in enumerate(re.split('([0-9]+)', text))]
+
 def _rows(index):
-    if not len(index): raise DatasetError('the index has no chips; at least one was expected. Check how it was filtered.')
-    missing = [o for o in ('id','site','image','mask','polygons') if o not in index]
-    if missing: raise DatasetError(f"the index has no column {', '.join(missing)}; give one from load_index.")
-    return index.sort_values('site', kind='stable').to_dict('records')
+    return sorted(check_index(index).to_dict('records'), key=lambda o: (_natural(o['site']), _natural(o['id'])))
 
 def _as_used(bundle):
-    bundle = copy.copy(bundle)
+    bundle = copy.copy(check_bundle(bundle))
     bundle.model = plain(bundle.model)
     return bundle
 
@@ -101,7 +103,9 @@ class ChipViews:
         band_names:list=None,  # What the files' layers are, where they do not say
         tolerance_m:float=20., # Distance at which an outline still counts as right, metres
         **options,             # Of `predict_array`: overlap, size, bs, device
-    ): # Raises `DatasetError` for an index without chips or files
+    ): # Raises `DatasetError` for an index without chips or files, `BundleError` for what is no bundle
+        if not isinstance(bundles or {}, dict):
+            raise DatasetError(f'bundles is a {type(bundles).__name__}; a dict of name and loaded bundle was expected.')
         self.rows, self.coarse, self.band_names, self.tolerance_m, self.options = _rows(index), coarse, band_names, tolerance_m, options
         self.bundles, self.known = {k: _as_used(v) for k,v in (bundles or {}).items()}, {}
         self.n_classes = max((len(o.classes) for o in self.bundles.values()), default=IGNORE)
@@ -133,7 +137,7 @@ def _outline(self:ChipViews, i):
     row = self.rows[i]
     if not self.has_outline(i): raise DatasetError(f"{row['id']} has no coarse outlines; give some with coarse=….")
     _, valid, grid = read_chip(row['image'])
-    return np.where(valid, rasterize_polygons(load_polygons(row['polygons']) if self.coarse is None else self.coarse, grid), np.nan)
+    return np.where(valid, rasterize_polygons(row_polygons(row) if self.coarse is None else self.coarse, grid), np.nan)
 
 @patch
 def _probability(self:ChipViews, i, name):
@@ -244,8 +248,8 @@ def _bands(self:Explorer, rgb):
 
 @patch
 def _controls(self:Explorer):
-    rows = [(f"{o['site']} | {o['id']}", i) for i,o in enumerate(self.views.rows)]
-    self.chip = _control(widgets.Dropdown, 'Site | chip', 'Which chip is shown', options=rows)
+    rows = [(' | '.join(o[k] for k in ('site','id','split') if o.get(k)), i) for i,o in enumerate(self.views.rows)]
+    self.chip = _control(widgets.Dropdown, 'Site | chip', 'Which chip is shown, and in which split it is', options=rows)
     self.stretch = _control(widgets.FloatRangeSlider, 'Stretch %', 'Percentiles shown as black and white', value=(2,98), min=0, max=100,
                             step=.5, readout_format='.1f')
     self.overlay = _control(widgets.Dropdown, 'Overlay', 'What is laid over it', options=self.views.overlays())
@@ -306,14 +310,14 @@ def _draw(self:Explorer, i):
 def _title(self:Explorer, i):
     row, grid = self.views.rows[i], read_grid(self.views.rows[i]['image'])
     res = np.mean(metres_per_pixel(grid, angular='centre'))
-    about = f"{row.get('domain', '')}, {grid.width} x {grid.height} px of {res:.3g} m"
-    return f"<b>{html.escape(row['id'])}</b> ({i+1} of {len(self.views.rows)}; {about})"
+    about = ', '.join([*(row[k] for k in ('domain','split') if row.get(k)), f'{grid.width} x {grid.height} px of {res:.3g} m'])
+    return f"<b>{html.escape(row['id'])}</b> ({i+1} of {len(self.views.rows)}; {html.escape(about)})"
 
 @patch
 def _picture(self:Explorer, i, layers):
     rgb = [o.value for o in self.rgb]
-    x = self.views.pixels(i, rgb)
-    return chip_picture(x, rgb, rgb, self.stretch.value, layers, self.opacity.value, self.outline.value, self.side)
+    names = list(dict.fromkeys(rgb))
+    return chip_picture(self.views.pixels(i, names), names, rgb, self.stretch.value, layers, self.opacity.value, self.outline.value, self.side)
 
 # %% ../nbs/16a_explore.ipynb #56519988
 @patch

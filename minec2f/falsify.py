@@ -41,8 +41,9 @@ def verdict(
     low:float,  # Of the interval of the difference, ours minus control
     high:float, # Of the interval
     harmless:bool=False, # Is the claim "not worse" (0 does not refute it) rather than "better"?
-)->str: # 'refuted', 'unsupported' or 'supported'
+)->str: # 'refuted', 'unsupported', 'supported', or 'not measured' where there is no interval
     "What an interval says of a claim"
+    if np.isnan(low) or np.isnan(high): return 'not measured'
     if high<0 or (high==0 and not harmless): return 'refuted'
     return 'supported' if low>0 else 'unsupported'
 
@@ -81,9 +82,11 @@ def contrast(
     "One claim against one control"
     rows = _rows(table, ours, control)
     if isinstance(rows, str): return Finding(claim, ours, control, 'not measured', f'Not measured: {rows}.', metric=metric)
-    line = compare(*rows, **kwargs).loc[metric]
+    lines = compare(*rows, **kwargs).T
+    line = look_up(metric, lines, 'metric')
     numbers = {k: float(line[k]) for k in ('difference','low','high')} | {k: int(line[k]) for k in ('better','worse','seeds','sites')}
     f = Finding(claim, ours, control, verdict(line['low'], line['high'], harmless), '', metric=metric, **numbers)
+    if f.verdict=='not measured': return replace(f, sentence=f'Not measured: {metric} is unknown at all {f.sites} sites.')
     return replace(f, sentence=_sentence(f, _caveats(*rows, f.seeds)))
 
 # %% ../nbs/14d_falsify.ipynb #126d763a

@@ -6,7 +6,7 @@
 __all__ = ['Request', 'TYPES', 'Fault', 'byte_range', 'Served', 'serve']
 
 # %% ../nbs/00b_fileserver.ipynb #aa204f3f
-import fnmatch, threading, time
+import fnmatch, os, re, threading, time
 from collections import namedtuple
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -34,11 +34,11 @@ def byte_range(
     size:int,   # Of the file, bytes
 )->tuple: # (first, last) byte, last included; None for the whole file; () where nothing of it is there
     "What part of a file a Range header asks for"
-    unit, _, text = (header or '').partition('=')
-    first, dash, last = text.partition('-')
-    if unit.strip()!='bytes' or not dash or not (first+last).isdigit(): return None
-    a, b = (int(first), min(int(last or size-1), size-1)) if first else (max(size-int(last), 0), size-1)
-    if last and first and int(last)<int(first): return None
+    found = re.fullmatch(r'\s*bytes\s*=([0-9]*)-([0-9]*)', header or '')
+    if not found or not any(found.groups()): return None
+    first, last = (None if o=='' else int(o) if len(o)<19 else 10**18 for o in found.groups())  # Python reads no number of 5,000 digits
+    if None not in (first, last) and last<first: return None
+    a, b = (max(size-last, 0), size-1) if first is None else (first, size-1 if last is None else min(last, size-1))
     return (a, b) if a<=b else ()
 
 # %% ../nbs/00b_fileserver.ipynb #3c80554c
@@ -79,11 +79,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         path, served = unquote(urlsplit(self.path).path), self.server.served
-        fault, file = served.fault(path), (served.folder/path.lstrip('/')).resolve()
+        fault, file = served.fault(path), served.file(path)
         if fault: time.sleep(fault.delay_s)
         if fault and fault.status:
             _send(self, path, fault.status, {} if fault.retry_after is None else {'Retry-After': f'{fault.retry_after:g}'})
-        elif file.is_relative_to(served.folder) and file.is_file(): _send_part(self, path, file, fault)
+        elif file: _send_part(self, path, file, fault)
         else: _send(self, path, 404)
 
 class Served:
@@ -101,6 +101,11 @@ class Served:
     def reset(self): "Forget the requests; faults go on"; self.requests.clear()
 
     def log(self, request): self.requests.append(request)
+
+    def file(self, path): # What is there by that name; None where nothing is
+        try: file = (self.folder/path.lstrip('/')).resolve()
+        except (ValueError, OSError): return None
+        return file if file.is_relative_to(self.folder) and os.path.isfile(file) else None
 
     def fault(self, path):
         with self._lock:

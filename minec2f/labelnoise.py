@@ -73,7 +73,7 @@ def coarsen(
     grid:Grid=None, # Where the mask lies; its CRS must measure in metres
 )->list: # Valid shapely Polygons without holes, in metres
     "Coarse outlines of fine ones"
-    from shapely import union_all, get_parts, make_valid, simplify
+    from shapely import union_all, get_parts, simplify
     from shapely.affinity import translate
     rng = np.random.default_rng(rng)
     if isinstance(fine, np.ndarray):
@@ -83,7 +83,7 @@ def coarsen(
     if not kept: return []
     mines = [grow_outline(o, max(0, rng.normal(noise.grow, noise.grow_sd)), noise.wobble, rng) for o in close_gaps(kept, noise.close)]
     moved = translate(simplify(union_all(mines), noise.simplify), *rng.normal(0, noise.shift, 2))
-    return [o for o in get_parts(make_valid(moved)) if o.geom_type=='Polygon']
+    return list(get_parts(polygonal(moved)))
 
 # %% ../nbs/02b_labelnoise.ipynb #9910cba7
 def label_agreement(

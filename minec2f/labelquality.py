@@ -29,8 +29,7 @@ def _by_site(layer, by):
 def _in_metres(polygons, frame):
     "Union of polygons on a map of metres"
     flat = shapely.transform(polygons, lambda xy: np.stack(frame(*xy.T), 1))
-    parts = shapely.get_parts(shapely.union_all(shapely.make_valid(flat)))
-    return shapely.union_all(parts[shapely.get_type_id(parts)==shapely.GeometryType.POLYGON])
+    return shapely.union_all([polygonal(o) for o in flat])
 
 # %% ../nbs/03c_labelquality.ipynb #be6be3c5
 def _pair(site, coarse, fine, close_m):

@@ -241,26 +241,26 @@ def get_method(
     return look_up(name, _all_methods(), 'method')
 
 def method_options(
-    cls:type, # Subclass of `Method`
+    kind:type, # Subclass of `Method`
 )->list: # Names of what its instances can be told
     "What `c2f_learner` passes on to a method"
     known = {}
-    for o in (o for o in cls.__mro__ if '__init__' in vars(o)):
+    for o in (o for o in kind.__mro__ if '__init__' in vars(o)):
         params = signature(vars(o)['__init__']).parameters
         known |= {k: p for k,p in params.items() if p.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)}
         if not any(p.kind==Parameter.VAR_KEYWORD for p in params.values()): break
     return [o for o in known if o not in ('self', 'teacher', 'coarse_dls')]
 
 def check_options(
-    cls:type,      # Subclass of `Method`
+    kind:type,     # Subclass of `Method`
     options:dict,  # Name -> value
 ): # Raises `OptionError` for a name that the method does not know
     "A method is told only what it understands"
-    known = method_options(cls)
+    known = method_options(kind)
     for o in (o for o in options if o not in known):
         near = get_close_matches(o, known, n=3, cutoff=.5)
         says = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(known) or 'none'}."
-        raise OptionError(f"method {cls.key!r} has no option {o!r}; {says}")
+        raise OptionError(f"method {kind.key!r} has no option {o!r}; {says}")
 
 def methods()->pd.DataFrame: # One row a method
     "What there is to choose from"

@@ -42,7 +42,7 @@ def unet(
     decoder = UnetDecoder(body.out_channels, channels, add_center_block=encoder.startswith('vgg'))
     return EncoderDecoder(body, decoder, SegmentationHead(channels[-1], classes))
 
-register_arch('unet', unet)
+register_arch('unet', unet, channels=[range(1, 4097)]*5)
 
 # %% ../nbs/09a_networks.ipynb #f3690fd1
 def deeplabv3plus(
@@ -55,11 +55,8 @@ def deeplabv3plus(
     dropout:float=.5,         # In the spatial pyramid
 )->EncoderDecoder: # Raises `WeightsError` for an encoder that cannot be dilated
     "DeepLabV3+ with output stride 16"
-    try: body = mine_encoder(encoder, bands, weights, stride=16)
-    except (ValueError, TypeError, NotImplementedError) as e:
-        raise WeightsError(f"encoder {encoder!r} cannot be dilated, which DeepLabV3+ needs ({e}); choose another, such as "
-                           "'resnet50'.") from e
+    body = mine_encoder(encoder, bands, weights, stride=16)
     decoder = DeepLabV3PlusDecoder(body.out_channels, 5, channels, rates, 16, aspp_separable=True, aspp_dropout=dropout)
     return EncoderDecoder(body, decoder, SegmentationHead(channels, classes, kernel_size=1, upsampling=4))
 
-register_arch('deeplabv3plus', deeplabv3plus)
+register_arch('deeplabv3plus', deeplabv3plus, channels=range(1, 4097), rates=[range(1, 1001)]*3)

@@ -16,6 +16,7 @@ from filelock import FileLock
 from .core import *
 from .synth import synth_dataset
 from .chips import *
+from .models import mine_model
 from .results import *
 from .ladder import *
 from .paper import *
@@ -35,7 +36,8 @@ def gather(
 )->Path: # The only folder, or `into`; raises `DatasetError` where a row is there twice and made differently
     "Results of several folders in one"
     if len(folders)==1: return result_files(folders[0]) and Path(folders[0])
-    with atomic(into) as tmp:
+    with atomic(into, kind='results') as tmp:
+        tmp.mkdir()
         for path in [o for folder in folders for o in result_files(folder)]:
             to = tmp/path.parent.name/path.name
             if to.exists(): check_same(path, read_result(path)['config'], read_result(to)['config'])
@@ -93,6 +95,8 @@ def train_models(
 )->list: # Folders of results; raises as `run_ladder`
     "Train what the figures show, and keep it"
     folder, net = Path(folder), {k: v for k,v in teacher.items() if k in ('lr','encoder','weights')}
+    bands = (settings.get('loaders') or {}).get('bands') or ['any']
+    for o in archs: mine_model(bands, arch=o, **{k: v for k,v in net.items() if k!='lr'})  # refused now, not after the first ladder
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder/'.lock'):
         made = [run_ladder(index, rows, seeds, folder/'fpn', teacher=teacher, student=student, keep=True, **settings)]

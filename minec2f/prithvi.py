@@ -152,12 +152,15 @@ def prithvi_fpn(
     segmentation:int=128, # Channels of the segmentation blocks, a multiple of 32
     dropout:float=.1,     # Before the head
     gate:str='none',      # Form of the gates on the pyramid, one of `GATES`
-)->AttentiveFPN: # Raises `BandError`, `WeightsError`
+)->AttentiveFPN: # Raises `BandError`, `OptionError`, `WeightsError`
     "Feature pyramid network on Prithvi"
     prithvi_positions(bands)
+    if width%heads:
+        raise OptionError(f'width {width} cannot be shared evenly by {heads} heads; give a width that is a multiple of heads.')
     encoder = PrithviEncoder(len(bands), width, depth, heads, drop_path)
     if weights is not None: load_prithvi(encoder, weights, bands)
     return AttentiveFPN(encoder, classes, pyramid, segmentation, dropout, gate, PyramidNeck(width))
 
-register_arch('prithvi_100m', prithvi_fpn)
-register_arch('prithvi_300m', partial(prithvi_fpn, width=1024, depth=24, heads=16))
+_SIZES = dict(width=range(16, 1281, 16), depth=range(4, 33), heads=range(1, 65), drop_path=(0., 1.))
+register_arch('prithvi_100m', prithvi_fpn, **_SIZES)
+register_arch('prithvi_300m', partial(prithvi_fpn, width=1024, depth=24, heads=16), **_SIZES)

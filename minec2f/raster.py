@@ -6,7 +6,7 @@
 __all__ = ['RASTER_SUFFIXES', 'VECTOR_FORMATS', 'Grid', 'is_remote', 'refuse_links', 'open_raster', 'raster_files', 'read_grid',
            'check_same_grid', 'metres_per_pixel', 'utm_epsg', 'write_raster', 'raster_bands', 'valid_pixels',
            'read_chip', 'file_radiometry', 'unused_value', 'polygonal', 'check_polygons', 'read_layer', 'read_polygons',
-           'draw_shapes', 'rasterize_polygons', 'vector_format', 'writable_columns', 'write_polygons']
+           'draw_shapes', 'shapes_on', 'rasterize_polygons', 'vector_format', 'writable_columns', 'write_polygons']
 
 # %% ../nbs/01_raster.ipynb #9c4cdf44
 import json, os, re, warnings
@@ -306,11 +306,12 @@ def check_polygons(
     if len(gdf)==0 or gdf.is_empty.all(): raise PolygonError(f'{what} holds no polygon; a layer with mine outlines was expected.')
     if others:
         raise PolygonError(f'{what} holds {", ".join(sorted(map(str, others)))}; only polygons can be labels. Buffer or drop the others, or '
-                           'keep the polygons in them with fix=True.')
+                           'have the polygons in them kept (argument fix).')
     bad = gdf[~gdf.is_valid]
     if len(bad):
         raise PolygonError(f'{what} has {len(bad)} invalid polygon(s), first at row {bad.index[0]} '
-                           f'({bad.is_valid_reason().iloc[0]}); pass fix=True to repair them, or repair the file.')
+                           f'({bad.is_valid_reason().iloc[0]}); have them repaired on reading (argument fix), or '
+                           'repair the file (ogr2ogr -makevalid).')
     return gdf
 
 def _polygon_layer(path, layer):
@@ -365,13 +366,11 @@ def draw_shapes(
     return features.rasterize(((o, value) for o in shapes), out_shape=grid.shape, transform=grid.transform,
                               all_touched=all_touched, dtype=np.uint8)
 
-def rasterize_polygons(
-    gdf,                   # GeoDataFrame of polygons with a CRS
-    grid:Grid,             # The grid to draw on
-    value:int=1,           # Value inside
-    all_touched:bool=False,# Every pixel touched, instead of those whose centre is inside
-)->np.ndarray: # (H,W) uint8: `value` inside, 0 outside
-    "Draw polygons on a grid"
+def shapes_on(
+    gdf,       # GeoDataFrame of polygons with a CRS
+    grid:Grid, # A grid
+): # GeoSeries of those that may lie on it, in its CRS; raises `CRSError`
+    "Polygons near a grid"
     if gdf.crs is None or grid.crs is None:
         raise CRSError('polygons and image both need a CRS to be laid over each other; assign the missing one.')
     from shapely.geometry import box
@@ -379,7 +378,16 @@ def rasterize_polygons(
         w,s,e,n = transform_bounds(grid.crs, gdf.crs, *grid.bounds)
         seen = [box(w,s,e,n)] if w<=e else [box(w,s,e+360,n), box(w-360,s,e,n)]  # across the antimeridian
         gdf = gdf.iloc[np.unique(gdf.sindex.query(seen)[1])].to_crs(grid.crs)
-    return draw_shapes(gdf.geometry.iloc[gdf.sindex.query(box(*grid.bounds))], grid, value, all_touched)
+    return gdf.geometry.iloc[gdf.sindex.query(box(*grid.bounds))]
+
+def rasterize_polygons(
+    gdf,                   # GeoDataFrame of polygons with a CRS
+    grid:Grid,             # The grid to draw on
+    value:int=1,           # Value inside
+    all_touched:bool=False,# Every pixel touched, instead of those whose centre is inside
+)->np.ndarray: # (H,W) uint8: `value` inside, 0 outside
+    "Draw polygons on a grid"
+    return draw_shapes(shapes_on(gdf, grid), grid, value, all_touched)
 
 # %% ../nbs/01_raster.ipynb #f290a9f8
 VECTOR_FORMATS = {'.gpkg': 'GPKG', '.parquet': 'GeoParquet', '.fgb': 'FlatGeobuf', '.geojson': 'GeoJSON', '.shp': 'ESRI Shapefile'}

@@ -38,12 +38,17 @@ def from_records(
     return table.assign(confusion=counts).astype({o: float for o in table if o.startswith('boundary_')})
 
 # %% ../nbs/14b_results.ipynb #dc3898f8
+_NEEDED = dict(name=str, seed=int, config=dict, classes=list, steps=int, seconds=(int, float), test=list, valid=list)
+
 def read_result(
     path:str|Path, # A result file
 )->dict: # Raises `DatasetError`
     "One row with one seed"
-    try: return json.loads(Path(path).read_text())
-    except ValueError as e: raise DatasetError(f'{path} is no result of a ladder ({e}); remove it, and run the ladder again.') from e
+    try: res = read_json(path)
+    except DatasetError as e: raise DatasetError(f'no result of a ladder: {e} Remove it, and run the ladder again.') from e
+    if lost := [k for k,v in _NEEDED.items() if not isinstance(res.get(k), v)]:
+        raise DatasetError(f"{path} is no result of a ladder: it has no {' and no '.join(lost)}; remove it, and run the ladder again.")
+    return res
 
 # %% ../nbs/14b_results.ipynb #e40e86af
 def write_result(
@@ -72,6 +77,7 @@ def read_ladder(
     rows:list=None,   # Which rows, in this order; all where None
 )->pd.DataFrame: # One line a chip, seed and row: name, seed, steps, seconds, and the columns of `evaluate`; raises `DatasetError`
     "All results of a ladder"
+    look_up(part, dict.fromkeys(PARTS), 'part')
     files = [o for o in sorted(Path(out).glob('seed_*/*.json')) if not o.name.startswith('.')]
     results = [read_result(o) for o in files]
     for path,res in zip(files, results): _check_comparable(path, res, results)
@@ -131,6 +137,7 @@ def ladder_table(
     res = groups['seed'].nunique().to_frame('seeds')
     for k in [o for o in SCORES if o in scores]: res = res.assign(**{k: groups[k].mean(), f'{k} sd': groups[k].std()})
     lines = ladder_differences(table, references, **kwargs)
+    if len(lines): look_up(metric, dict.fromkeys(lines['metric']), 'metric')
     for line in lines[lines['metric']==metric].to_dict('records'):
         for k in ('difference','low','high','better','worse'): res.loc[line['name'], f"{metric} - {line['reference']}: {k}"] = line[k]
     return res.rename_axis('row')

@@ -8,6 +8,8 @@ __all__ = ['SCALES', 'check_samples', 'wasserstein', 'kde_grid', 'kde', 'overlap
            'p_value', 'mmd_test', 'sliced_test']
 
 # %% ../nbs/15_shift.ipynb #f7fed82a
+from numbers import Real
+
 import numpy as np
 from scipy import stats
 from scipy.spatial import distance
@@ -15,7 +17,9 @@ from scipy.spatial import distance
 from .core import *
 
 # %% ../nbs/15_shift.ipynb #83fecfc5
-def _rows(x): return np.asarray(x, np.float64).reshape(len(x), -1)
+def _rows(x, name='the sample'):
+    try: return (o := np.asarray(x, np.float64)).reshape(len(o), int(np.prod(o.shape[1:])))
+    except (TypeError, ValueError) as e: raise DatasetError(f'{name} is no table of numbers ({e}); one row an image or pixel was expected.') from e
 
 def check_samples(
     x,                # (n,) or (n,d) sample
@@ -24,7 +28,7 @@ def check_samples(
     names:tuple=('the first sample','the second sample'), # For the message
 )->tuple: # Both as float64 (n,d), (m,d); raises `DatasetError`
     "Refuse samples that are too small, hold something that is no finite number, or differ in columns"
-    both = tuple(_rows(o) for o in (x, z))
+    both = tuple(_rows(o, name) for o,name in zip((x, z), names))
     for o,name in zip(both, names):
         if len(o)<least: raise DatasetError(f'{name} has {len(o)} row(s), at least {least} are needed; draw from more images.')
         bad = ~np.isfinite(o)
@@ -35,6 +39,10 @@ def check_samples(
     if both[0].shape[1]==both[1].shape[1]: return both
     raise DatasetError(f'{names[0]} has {both[0].shape[1]} column(s), {names[1]} {both[1].shape[1]}; take the same bands or features.')
 
+def _check_at_least(least, **options): # Options that must be numbers of at least `least`
+    odd = {k: v for k,v in options.items() if not (isinstance(v, Real) and v>=least and np.isfinite(v))}
+    if odd: raise OptionError(f"{first_few(f'{k}={v!r}' for k,v in odd.items())} was given; a number of at least {least} was expected.")
+
 # %% ../nbs/15_shift.ipynb #e99a3f50
 def wasserstein(
     x,          # (n,) or (n,…) sample
@@ -42,9 +50,11 @@ def wasserstein(
     p:float=1., # Order
 ): # float, or an array (…) of one distance a column, in the unit of `x`
     "Wasserstein distance of order `p` in one dimension, column by column"
+    _check_at_least(1, p=p)
     (n, *shape), m = np.shape(x), len(z)
+    x, z = check_samples(x, z, 1)
     at = np.union1d(np.arange(1, n+1)*m, np.arange(1, m+1)*n)
-    gap = np.sort(_rows(x), 0)[(at-1)//m] - np.sort(_rows(z), 0)[(at-1)//n]
+    gap = np.sort(x, 0)[(at-1)//m] - np.sort(z, 0)[(at-1)//n]
     d = (np.diff(at, prepend=0)/(n*m) @ np.abs(gap)**p)**(1/p)
     return d.reshape(shape) if shape else float(d[0])
 
@@ -53,8 +63,10 @@ def kde_grid(
     x,          # (n,) sample
     z,          # (m,) the other sample
     n:int=1024, # Points
-)->np.ndarray: # (n,) from the 0.1th to the 99.9th percentile of both, and three bandwidths beyond
+)->np.ndarray: # (n,) from the 0.1th to the 99.9th percentile of both, and three bandwidths beyond; raises `DatasetError`
     "One grid for the densities of two samples"
+    x, z = (o.ravel() for o in check_samples(x, z))
+    if not (np.ptp(x) and np.ptp(z)): raise DatasetError('a sample is the same number everywhere; it has no density. Draw from more images.')
     h = max(stats.gaussian_kde(o).factor*np.std(o, ddof=1) for o in (x, z))
     lo, hi = np.percentile(np.concatenate([x, z]), [.1, 99.9])
     return np.linspace(lo-3*h, hi+3*h, n)
@@ -111,6 +123,7 @@ def sliced_wasserstein(
     seed:int=0,       # Of the directions
 )->float: # In the unit of `x`
     "Sliced Wasserstein distance: mean over random directions of W_p^p, to the power 1/p"
+    _check_at_least(1, directions=directions)
     x, z = check_samples(x, z)
     theta = np.random.default_rng(seed).normal(size=(x.shape[1], directions))
     theta /= np.linalg.norm(theta, axis=0)
@@ -135,7 +148,8 @@ def kernel_matrix(
     "Gaussian kernel of all points of both samples"
     x, z = check_samples(x, z)
     sigma, d = median_distance(x, z) if sigma is None else sigma, distance.squareform(distance.pdist(np.concatenate([x, z]), 'sqeuclidean'))
-    if not sigma: raise DatasetError('all points lie in one place (the median distance is 0); the features are constant.')
+    if not sigma>0: raise DatasetError(f'the kernel has the width {sigma:g}; where it is the median distance, all points lie in one place and the '
+                                       'features are constant. Give sigma>0, or other features.')
     return sum(np.exp(-d/(2*(sigma*o)**2)) for o in scales)
 
 def mmd2_of(
@@ -170,6 +184,7 @@ def proxy_a_distance(
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    _check_at_least(2, folds=folds)
     x, z = check_samples(x, z, folds)
     both, domain = np.concatenate([x, z]), np.arange(len(x)+len(z))<len(x)
     model = make_pipeline(StandardScaler(), LogisticRegression(class_weight='balanced', solver='liblinear'))
@@ -184,6 +199,7 @@ def relabel(
     seed:int=0,     # Of the permutations
 )->np.ndarray: # (times+1,n+m) bool, True for the first sample; row 0 is as it was observed
     "Which images are called the first sample"
+    _check_at_least(1, times=times)
     first = np.tile(np.arange(n+m)<n, (times+1, 1))
     return np.concatenate([first[:1], np.random.default_rng(seed).permuted(first[1:], axis=1)])
 
@@ -212,6 +228,7 @@ def sliced_test(
     **kwargs,          # Of `relabel`
 )->tuple: # (sliced Wasserstein distance, p-value)
     "`sliced_wasserstein` of two samples of images, with its p-value"
+    _check_at_least(1, directions=directions)
     x, z = check_samples(x, z)
     theta = np.random.default_rng(seed).normal(size=(x.shape[1], directions))
     along = np.concatenate([x, z])@(theta/np.linalg.norm(theta, axis=0))

@@ -11,6 +11,7 @@ import numpy as np, pandas as pd, torch
 from torch.nn import functional as F
 
 from .core import *
+from .bundle import check_bundle
 from .chips import *
 from .data import *
 from .models import *
@@ -33,8 +34,9 @@ def sample_pixels(
     seed:int=0,           # Of the choice
     masks:bool=False,     # Take masks instead of polygons, where there are any?
     band_names:list=None, # What the files' layers are, where they do not say
-)->tuple: # (n,per_image,C) reflectance, and the n ids; raises `DatasetError` where no image has enough
+)->tuple: # (n,per_image,C) reflectance, and the n ids; raises `DatasetError` where no image has enough, `OptionError`
     "Pixels of every image"
+    if per_image<1: raise OptionError(f'per_image={per_image} was given; at least one pixel of every image was expected.')
     values, ids = [], []
     for i,row in enumerate(index.to_dict('records')):
         dn, y, valid = _chip(row, spec, band_names, masks)
@@ -84,7 +86,8 @@ def shift_figure(
 ): # matplotlib Figure: one line a class, one column a band
     "Densities of both domains"
     import matplotlib.pyplot as plt
-    samples = {k: v for k,v in samples.items() if not isinstance(v, str)}
+    said, samples = samples, {k: v for k,v in samples.items() if not isinstance(v, str)}
+    if not samples: raise DatasetError(f'there is nothing to draw: {first_few(said.values()) or "no class was sampled"}')
     fig,axs = plt.subplots(len(samples), len(bands), figsize=(1.9*len(bands), 1.4*len(samples)+.3), squeeze=False, layout='constrained')
     for line,(label,pair) in zip(axs, samples.items()):
         line[0].set_ylabel(LABELS.get(label, label), fontsize=8)
@@ -128,7 +131,7 @@ def sample_features(
     band_names:list=None, # What the files' layers are, where they do not say
 )->dict: # (tap, class) -> (n,d), one row an image
     "Mean features of every image, by tap and class"
-    bundle.model.eval()
+    check_bundle(bundle).model.eval()
     found = {(t,o): [] for t in taps for o in labels}
     with FeatureTaps(bundle.model, list(taps)) as reader:
         reader.names = list(taps)

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['Source', 'SOURCES', 'EQUAL_AREA', 'COLUMNS', 'FINE_COLUMNS', 'KOPPEN', 'source_card', 'detect_source',
-           'join_antimeridian', 'area_km2', 'read_source', 'clean_polygons', 'dedupe_polygons', 'read_fine_table',
-           'climate_at']
+           'join_antimeridian', 'area_km2', 'unique_texts', 'read_source', 'clean_polygons', 'dedupe_polygons',
+           'read_fine_table', 'climate_at']
 
 # %% ../nbs/03d_sources.ipynb #9cd34316
 import re
-from collections import namedtuple
+from collections import Counter, namedtuple
 from pathlib import Path
 
 import numpy as np, pandas as pd
@@ -89,24 +89,42 @@ def area_km2(
 # %% ../nbs/03d_sources.ipynb #6e788190
 COLUMNS = 'polygon_id country commodity area_km2 date year site feature source'.split()
 
-def _layers(path, layer, every):
-    "(name, GeoDataFrame indexed by feature id) of the layers to read"
+def _layer_names(path):
     import pyogrio
-    path = Path(path)
-    if not path.exists(): raise PolygonError(f'{path} does not exist; a file with mine polygons was expected there.')
-    try:
-        names = [layer] if layer else [o[0] for o in pyogrio.list_layers(path)]
-        if len(names)>1 and not every: raise PolygonError(f'{path.name} has the layers {first_few(names, 8)}; say which with layer=….')
-        return [(o, pyogrio.read_dataframe(path, layer=o, fid_as_index=True)) for o in names]
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as e:
-        raise PolygonError(f'{path} cannot be read as a polygon layer ({e}).') from e
+    if Path(path).suffix.lower()=='.parquet': return []
+    if not is_remote(path): refuse_links(path, PolygonError)
+    try: return [str(o) for o,_ in pyogrio.list_layers(path)]
+    except Exception as e:  # drivers raise whatever their parsers do
+        raise PolygonError(f'{path} cannot be read as a polygon layer ({e}); the file may be damaged.') from e
+
+def _layers(path, layer, every):
+    "(name, table indexed by feature id) of the layers to read; where one is read, the names of all may say what it is"
+    names = [layer] if layer else _layer_names(path)
+    if every: return [(o, read_layer(path, o, fid_as_index=True)) for o in names]
+    return [(' '.join(names), read_layer(path, layer, fid_as_index=True))]
+
+def _degrees(geoms, what):
+    "A GeoSeries in longitude and latitude"
+    if geoms.crs is None: raise CRSError(f'{what} has no CRS; polygons without one have no place on Earth. Assign it (gdf.set_crs, or ogr2ogr -a_srs).')
+    try: return geoms.to_crs('EPSG:4326')
+    except Exception as e:
+        if not of_library(e): raise
+        raise CRSError(f'{what} cannot be brought from its CRS to longitude and latitude ({e}); assign the right one.') from e
 
 def _text(values): return pd.Series(values).map(lambda o: '' if pd.isna(o) else str(o).strip()).to_numpy(object)
 
-def _unique(ids):
-    "Ids as they are, numbered where they repeat"
-    turn = pd.Series(ids).groupby(ids).cumcount().to_numpy()
-    return [f'{o}~{n+1}' if n else o for o,n in zip(ids, turn)]
+def unique_texts(
+    ids, # Anything; what is missing becomes ''
+)->list: # As text, numbered where it repeats
+    "Ids of which no two are the same"
+    out, turn = {}, Counter()  # a dict keeps the order
+    for text in _text(list(ids)):
+        name = text
+        while name in out:
+            turn[text] += 1
+            name = f'{text}~{turn[text]+1}'
+        out[name] = True
+    return list(out)
 
 # %% ../nbs/03d_sources.ipynb #38e552ba
 def _from_names(source, name):
@@ -126,8 +144,9 @@ def _standard(gdf, source, columns, constants, km2):
     has = {k: gdf[v] for k,v in columns.items() if v in gdf}
     out = {k: _text(has[k]) if k in has else constants.get(k, '') for k in ('country','commodity','date','site','feature')}
     ids = constants.get('prefix', '') + _text(has['polygon_id'] if 'polygon_id' in has else gdf.index)
-    year = pd.to_numeric(has['year'], errors='coerce') if 'year' in has else pd.Series(constants.get('year', pd.NA), gdf.index)
-    geometry = gpd.GeoSeries(shapely.force_2d(gdf.geometry.to_numpy()), crs=gdf.crs).to_crs('EPSG:4326')
+    year = pd.to_numeric(has['year'], errors='coerce') if 'year' in has else pd.Series(constants.get('year', np.nan), gdf.index)
+    year = year.where(year%1==0)  # whole numbers only
+    geometry = _degrees(gpd.GeoSeries(shapely.force_2d(gdf.geometry.to_numpy()), crs=gdf.crs), f'a layer of source {source}')
     area = np.full(len(gdf), np.nan) if 'area_km2' not in has else pd.to_numeric(has['area_km2'], errors='coerce').to_numpy(float)*km2
     area = np.where(np.isfinite(area), area, area_km2(geometry))
     out |= dict(polygon_id=ids, year=year.astype('Int64').array, area_km2=area, source=source)
@@ -140,12 +159,11 @@ def _check_layer(gdf, source, columns, what):
     if wanted-set(gdf):
         raise PolygonError(f"{what} has the columns {first_few(gdf, 8)}; {', '.join(sorted(wanted-set(gdf)))} was expected for source "
                            f"{source!r}. Choose another source=… or name the columns with columns={{…}}.")
-    if gdf.crs is None: raise CRSError(f'{what} has no CRS; polygons without one have no place on Earth. Assign it (ogr2ogr -a_srs).')
 
 def read_source(
     path,                 # Any vector file that GDAL reads
     source:str=None,      # Key in `SOURCES`; found by columns and name where None
-    layer:str=None,       # Layer; the only one where None
+    layer:str=None,       # Layer; the only one with polygons where None
     columns:dict=None,    # Ours -> the file's column names, over those of the source
     km2_per_unit:float=None, # Size of a unit of the file's area column; the source's where None
 ): # GeoDataFrame with `COLUMNS` and geometry in EPSG:4326, all rows in the file's order; raises `PolygonError`, `CRSError`
@@ -154,23 +172,17 @@ def read_source(
     if source: source_card(source)
     many = source=='werner_2020' or source is None and re.search('werner', name, re.I)
     for layer_name,gdf in _layers(path, layer, many):
-        if 'geometry' not in gdf or len(gdf)==0: continue
-        key = source or detect_source([o for o in gdf if o!='geometry'], f'{name} {layer_name}')
-        _check_layer(gdf, key, columns, f'{name} (layer {layer_name})')
+        if not hasattr(gdf, 'geom_type') or len(gdf)==0: continue
+        if gdf.geometry.name!='geometry': gdf = gdf.drop(columns='geometry', errors='ignore').rename_geometry('geometry')
+        key = source or detect_source([o for o in gdf if o!='geometry'], f'{name} {layer_name}'.strip())
+        _check_layer(gdf, key, columns, f'{name} (layer {layer_name})' if layer_name else name)
         said = SOURCES[key].constants | _from_names(key, layer_name if key=='werner_2020' else name)
         out.append(_standard(gdf, key, SOURCES[key].columns | columns, said, km2_per_unit or SOURCES[key].km2))
     if not out: raise PolygonError(f'{name} holds no polygon; a layer with mine outlines was expected.')
     table = pd.concat(out, ignore_index=True)
-    return table.assign(polygon_id=_unique([f'{s}:{o}' for s,o in zip(table['source'], table['polygon_id'])]))
+    return table.assign(polygon_id=unique_texts([f'{s}:{o}' for s,o in zip(table['source'], table['polygon_id'])]))
 
 # %% ../nbs/03d_sources.ipynb #3b2cfcfd
-def _polygons_of(geom):
-    "The polygons in a geometry, as one; None where there is none"
-    import shapely
-    parts = shapely.get_parts(shapely.get_parts([geom]))
-    parts = [o for o in parts if o.geom_type=='Polygon' and o.area>0]
-    return None if not parts else parts[0] if len(parts)==1 else shapely.union_all(parts)
-
 def _repair(geom, torn):
     "(geometry or None, reason or '') of one row"
     import shapely
@@ -183,7 +195,7 @@ def _repair(geom, torn):
     if geom.geom_type=='GeometryCollection': reason = 'collection of geometries'
     if not geom.is_valid and not torn: reason = shapely.is_valid_reason(geom)
     if not reason and geom.area>0: return geom, ''
-    fixed = _polygons_of(shapely.make_valid(geom))
+    fixed = polygonal(geom)
     return fixed, reason if fixed is not None else 'no area'
 
 # %% ../nbs/03d_sources.ipynb #6f66cf27
@@ -192,9 +204,8 @@ def clean_polygons(
 ): # (GeoDataFrame in EPSG:4326 of 2-D valid polygons, problems: polygon_id, reason, action 'dropped'|'repaired')
     "Repair what can be repaired, drop what cannot, and say so; raises `CRSError`, `PolygonError` for the layer as a whole"
     import geopandas as gpd, shapely
-    if gdf.crs is None: raise CRSError('the layer has no CRS; polygons without one have no place on Earth. Assign it (gdf.set_crs).')
-    if len(gdf)==0: raise PolygonError('the layer holds no polygon; a layer with mine outlines was expected.')
-    geoms, torn = join_antimeridian(shapely.force_2d(gdf.to_crs('EPSG:4326').geometry.to_numpy()))
+    if not hasattr(gdf, 'geom_type') or len(gdf)==0: raise PolygonError('the layer holds no polygon; a layer with mine outlines was expected.')
+    geoms, torn = join_antimeridian(shapely.force_2d(_degrees(gdf.geometry, 'the layer').to_numpy()))
     ids = gdf['polygon_id'] if 'polygon_id' in gdf else gdf.index.astype(str)
     fine = shapely.is_valid(geoms) & (shapely.area(geoms)>0) & np.isin(shapely.get_type_id(geoms), (3,6)) & ~torn
     west,south,east,north = shapely.bounds(geoms).T
@@ -215,7 +226,7 @@ def dedupe_polygons(
     if not gdf.is_valid.all(): raise PolygonError('the layer holds invalid or missing polygons; run clean_polygons first.')
     geoms = gdf.geometry.to_crs(EQUAL_AREA).to_numpy().copy()
     bent = ~shapely.is_valid(geoms)  # by the projection's rounding
-    geoms[bent] = shapely.make_valid(geoms[bent])
+    geoms[bent] = [polygonal(o) or o for o in geoms[bent]]
     area = shapely.area(geoms)
     j,i = shapely.STRtree(geoms).query(geoms)
     near = (i<j) & (np.minimum(area[i], area[j])>=iou*np.maximum(area[i], area[j]))
@@ -237,9 +248,10 @@ def read_fine_table(
     path:str|Path, # CSV with Mine ID, Mine Name, Country, Commodity, Climate Region, Sensor; comma, semicolon or tab
 )->pd.DataFrame: # site, mine_name, country, commodity, climate, sensor as text, '' where unknown; raises `DatasetError`
     "Table of the fine set, with the columns of our index"
-    if not Path(path).exists(): raise DatasetError(f'{path} does not exist; the table of the fine set was expected there.')
-    table = pd.read_csv(path, dtype=str, sep=None, engine='python', encoding='utf-8-sig', keep_default_na=False)
+    table = read_table(path, dtype=str).fillna('')
     ours = {o: FINE_COLUMNS.get(re.sub(r'[^a-z]', '', str(o).lower())) for o in table}
+    twice = [o for o,v in ours.items() if v and list(ours.values()).count(v)>1]
+    if twice: raise DatasetError(f"{path} has the columns {first_few(twice)}, which mean the same; keep one of them.")
     missing = [k for k,v in FINE_COLUMNS.items() if v not in ours.values()]
     if missing:
         raise DatasetError(f"{path} has the columns {first_few(table, 8)}; {', '.join(missing)} must be there (case and blanks do not "

@@ -7,6 +7,8 @@ __all__ = ['EARTH_KM', 'STRATA', 'SPLIT_COLOURS', 'linked_groups', 'site_groups'
            'split_table', 'block_ids', 'block_split', 'is_near', 'drop_near', 'country_split', 'show_split']
 
 # %% ../nbs/03a_splits.ipynb #14d9e029
+from numbers import Real
+
 import numpy as np, pandas as pd
 from fastcore.foundation import L
 from scipy.spatial import cKDTree
@@ -19,23 +21,35 @@ EARTH_KM = 6371
 
 def _xyz_km(places):
     "(n,3) place on the sphere; raises `SplitError`"
-    lonlat = places.reindex(columns=['lon','lat']).to_numpy(float)
+    lonlat = places.reindex(columns=['lon','lat']).apply(pd.to_numeric, errors='coerce').to_numpy(float)
     bad = ~np.isfinite(lonlat).all(1)
     if bad.any():
         raise SplitError(f'{bad.sum()} row(s) have no lon or lat, first row {bad.argmax()}; load_index takes them from the images.')
     lon,lat = np.radians(lonlat).T
     return EARTH_KM*np.stack([np.cos(lat)*np.cos(lon), np.cos(lat)*np.sin(lon), np.sin(lat)], 1)
 
+_SIZE = ['width','height','res_m'] # columns that say how large a chip is
+
 def _reach_km(places):
-    "(n,) how far each place reaches from its centre; 0 where that is not known"
-    if 'reach_km' in places: return places['reach_km'].fillna(0).to_numpy(float)
-    width, height, res = places.reindex(columns=['width','height','res_m']).to_numpy(float).T
-    return np.nan_to_num(np.hypot(width, height)*res/2000)
+    "(n,) how far each place reaches from its centre; raises `SplitError` where sizes are said, but not of each"
+    width, height, res = places.reindex(columns=_SIZE).to_numpy(float).T
+    points = not {*_SIZE, 'reach_km'} & set(places)
+    reach = np.zeros(len(places)) if points else places.get('reach_km', pd.Series(np.hypot(width, height)*res/2000)).to_numpy(float)
+    bad = ~np.isfinite(reach)
+    if bad.any():
+        raise SplitError(f'{bad.sum()} row(s) do not say how large they are, first row {bad.argmax()}; {", ".join(_SIZE)} were expected, which '
+                         'load_index takes from the images. A column reach_km of 0 says that places are points.')
+    return reach
+
+def _distance_km(buffer_km):
+    "A buffer that is one; raises `OptionError`"
+    if isinstance(buffer_km, Real) and 0<=buffer_km<np.inf: return float(buffer_km)
+    raise OptionError(f'buffer_km is {buffer_km!r}; a number of kilometres, 0 or more, was expected.')
 
 # %% ../nbs/03a_splits.ipynb #8995a9d9
 def _near_pairs(places, buffer_km):
     "(m,2) numbers of rows, the lower first, of places nearer to each other than the buffer, edge to edge"
-    xyz, reach = _xyz_km(places), _reach_km(places)
+    xyz, reach, buffer_km = _xyz_km(places), _reach_km(places), _distance_km(buffer_km)
     pairs = cKDTree(xyz).query_pairs(buffer_km + 2*reach.max(initial=0), output_type='ndarray')
     i,j = pairs.T
     return pairs[np.linalg.norm(xyz[i]-xyz[j], axis=1)-reach[i]-reach[j]<=buffer_km]
@@ -65,7 +79,7 @@ def site_groups(
 def assert_no_leak(
     index:pd.DataFrame,   # Index with a column `split`
     buffer_km:float=10.,  # Least distance between chips of different splits
-): # Raises `SplitError` naming the chips
+): # Raises `SplitError` naming the chips, `OptionError`
     "Refuse an index in which a site is in two splits or two splits come closer than the buffer"
     check_split(index)
     split, ids, pairs = index['split'].to_numpy(), index['id'].to_numpy(), _near_pairs(index, buffer_km)
@@ -102,17 +116,30 @@ def group_strata(
     return name
 
 # %% ../nbs/03a_splits.ipynb #b1783f8c
-def _labels(n, shares):
+def _labels(n, shares, merged):
     "One label for each of `n` groups, counted out"
     if n<=len(shares):
-        raise SplitError(f"{n} independent site(s) cannot make {len(shares)+1} splits {('train', *shares)}; add sites, or lower buffer_km.")
+        raise SplitError(f"{n} independent site(s) cannot make {len(shares)+1} splits {('train', *shares)}{merged}; add sites, or lower "
+                         'buffer_km.')
     held = sum(([k]*max(1, round(v*n)) for k,v in shares.items() if v>0), [])[:n-1]
     return held + ['train']*(n-len(held))
 
-def _divide(strata, shares, rng):
+def _merged(site, group):
+    "Which sites were taken together, for a message"
+    names = site.groupby(np.asarray(group)).unique()
+    together = [' with '.join(o) for o in names[names.map(len)>1]]
+    return f' (sites nearer to each other than the buffer count as one: {first_few(together, 3)})' if together else ''
+
+def _check_shares(**shares):
+    "Raise `OptionError` for what are no shares of a whole"
+    if all(isinstance(o, Real) and 0<=o<1 for o in shares.values()) and sum(shares.values())<1: return
+    raise OptionError(f'{", ".join(f"{k}={o!r}" for k,o in shares.items())}: shares from 0 to below 1 were expected, such as 0.2, that leave '
+                      'something to train with.')
+
+def _divide(strata, shares, rng, merged=''):
     "Assign each group a split: `shares` of the groups, at least one each, the rest to train"
     groups = rng.permutation(strata.index)
-    label = pd.Series(_labels(len(groups), shares))
+    label = pd.Series(_labels(len(groups), shares, merged))
     place = (label.groupby(label).cumcount()+.5)/label.map(label.value_counts())
     dealt = pd.DataFrame(dict(stratum=np.sort(strata), label=label[place.argsort(kind='stable')].to_numpy()))
     rank = dealt['label'].map({k: i for i,k in enumerate([*shares, 'train'])})
@@ -121,10 +148,11 @@ def _divide(strata, shares, rng):
 # %% ../nbs/03a_splits.ipynb #99c70134
 def _split_groups(index, group, valid, test, seed, stratify):
     "Give each group a split, and leave out the coarse chips of groups with fine valid or test chips"
+    _check_shares(valid=valid, test=test)
     rng, is_fine = np.random.default_rng(seed), (index['domain']=='fine').to_numpy()
     has_fine = np.isin(group, group[is_fine])
     fine, coarse = (group_strata(index[o], group[o], stratify) for o in (is_fine, ~has_fine))
-    splits = _divide(fine, dict(valid=valid, test=test), rng) if len(fine) else {}
+    splits = _divide(fine, dict(valid=valid, test=test), rng, _merged(index['site'][is_fine], group[is_fine])) if len(fine) else {}
     if len(coarse)>1: splits |= _divide(coarse, dict(valid=valid), rng)
     out = index.assign(split=[splits.get(g, 'train') for g in group])
     return out[is_fine | ~has_fine | (out['split']=='train')].reset_index(drop=True)
@@ -133,8 +161,14 @@ def _split_labelled(index, groups, buffer_km, *args):
     "Split the chips that have labels; the others train, except where they lie near a chip that is held out"
     bare = index['domain']==UNLABELLED
     split = _split_groups(index[~bare], groups(index[~bare]), *args)
-    if not bare.any(): return split
-    return _give_way(pd.concat([split, index[bare].assign(split='train')]), 'train', ['valid','test'], buffer_km).reset_index(drop=True)
+    if bare.any(): split = _give_way(pd.concat([split, index[bare].assign(split='train')]), 'train', ['valid','test'], buffer_km)
+    return _with_buffer(split, buffer_km)
+
+def _with_buffer(split, buffer_km):
+    "A finished split that knows its buffer (`attrs`), so that the loaders ask for no other one"
+    split = split.reset_index(drop=True)
+    split.attrs['buffer_km'] = buffer_km
+    return split
 
 # %% ../nbs/03a_splits.ipynb #64a644ba
 def site_split(
@@ -188,12 +222,12 @@ def block_split(
 
 # %% ../nbs/03a_splits.ipynb #109a02dc
 def is_near(
-    places:pd.DataFrame,  # Table with lon, lat (degrees) and, where known, width and height (px) and res_m (m), or reach_km
+    places:pd.DataFrame,  # Table with lon, lat (degrees) and, where they are no points, width and height (px) and res_m (m), or reach_km
     others:pd.DataFrame,  # Likewise
     buffer_km:float=10.,  # Closer than this is near
 )->np.ndarray: # (n,) bool: is the place near any of the others, edge to edge?
     "Which places lie near others"
-    xyz, reach = _xyz_km(others), _reach_km(others)
+    xyz, reach, buffer_km = _xyz_km(others), _reach_km(others), _distance_km(buffer_km)
     gaps = [cKDTree(xyz[reach==r]).query(_xyz_km(places))[0]-r for r in np.unique(reach)]
     return np.min(gaps, axis=0, initial=np.inf)-_reach_km(places)<=buffer_km
 
@@ -207,7 +241,7 @@ def drop_near(
 
 # %% ../nbs/03a_splits.ipynb #b80c7f44
 def _check_countries(index, test, valid):
-    country = index.reindex(columns=['country'])['country'].fillna('')
+    country = index.get('country', pd.Series('', index.index)).fillna('')
     bare, lost, both = index['id'][country==''], {*test, *valid} - set(country), set(test) & set(valid)
     if len(bare): raise SplitError(f'{len(bare)} chip(s) have no country: {first_few(bare)}; fill it in, or leave them out.')
     if lost: raise SplitError(f'no chip is in {first_few(sorted(lost))}; the index has {first_few(sorted(set(country)), 20)}.')
@@ -234,7 +268,7 @@ def country_split(
     for weak,strong in (('valid', ['test']), ('train', ['test','valid'])): out = _give_way(out, weak, strong, buffer_km)
     lost = {'test', *(['valid'] if valid else [])} - set(out.loc[out['domain']=='fine', 'split'])
     if lost: raise SplitError(f'no fine chip is left for {first_few(sorted(lost))}; name other countries, or lower buffer_km.')
-    return out.reset_index(drop=True)
+    return _with_buffer(out, buffer_km)
 
 # %% ../nbs/03a_splits.ipynb #7823ff9f
 SPLIT_COLOURS = dict(train='#999999', valid='#E69F00', test='#0072B2')
@@ -248,7 +282,7 @@ def show_split(
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(6,2.8), layout='constrained')[1]
     for (domain,split),rows in index.groupby(['domain','split']):
-        ax.scatter(rows['lon'], rows['lat'], s=size, c=SPLIT_COLOURS[split], marker=dict(coarse='o', fine='^')[domain],
+        ax.scatter(rows['lon'], rows['lat'], s=size, c=SPLIT_COLOURS[split], marker=dict(coarse='o', fine='^', unlabelled='.')[domain],
                    linewidths=0, label=f'{domain} {split} ({len(rows)})', zorder=2+SPLITS.index(split))
     ax.set(xlabel='longitude, degrees', ylabel='latitude, degrees', aspect='equal')
     ax.grid(lw=.3); ax.tick_params(labelsize=7); ax.legend(fontsize=7, loc='center left', bbox_to_anchor=(1,.5), frameon=False)

@@ -74,7 +74,7 @@ class Corruption:
     kind:str       # One of `KINDS`
     px:float       # How much, in pixels: 1 to 8
     def __post_init__(self):
-        if self.kind not in KINDS: raise ValueError(f"corruption {self.kind!r} is not known; there are {', '.join(KINDS)}.")
+        look_up(self.kind, KINDS, 'corruption')
     @property
     def name(self): return f'{self.kind}_{self.px:g}'
 
@@ -124,7 +124,7 @@ def corrupt_labels(
     "Make the coarse labels of a data set worse"
     coarse, paths = index[index['domain']=='coarse'], {}
     labels = {i: _base_label(row, exact) for i,row in zip(coarse.index, coarse.to_dict('records'))}
-    with atomic(out) as tmp:
+    with atomic(out, kind='labels') as tmp:
         tmp.mkdir()
         for n,(i,y) in enumerate(labels.items()):
             paths[i] = f"{index.loc[i,'id']}.tif"

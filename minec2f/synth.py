@@ -146,7 +146,7 @@ def write_chip(
 
 # %% ../nbs/02c_synth.ipynb #950724d5
 def synth_dataset(
-    out:str|Path,        # Folder to write; one that is there is replaced
+    out:str|Path,        # Folder to write; a synthetic data set that is there is replaced, and nothing else
     n_coarse:int=60,     # Chips of the coarse domain
     n_fine:int=40,       # Chips of the fine domain
     size:int=128,        # Rows and columns of a chip
@@ -157,13 +157,13 @@ def synth_dataset(
     noise:LabelNoise=LabelNoise(), # How coarse the outlines are
     chips_per_site:int=2,# Neighbouring chips that share land and rock
     scene_mines:int=5,   # Mines in a scene
-)->Path: # `out`; raises `BandError` for a band that is not simulated
+)->Path: # `out`; raises `BandError` for a band that is not simulated, `WriteError`
     "Write a synthetic data set"
     bands = [SYNTH_BANDS[o] for o in band_positions(SYNTH_BANDS, list(bands), 'a synthetic scene')]
     chips = [*plan_chips(n_coarse, DOMAINS[0], seed, 0, size, chips_per_site, 'c'),
              *plan_chips(n_fine, DOMAINS[1], seed, 1, size, chips_per_site, 'f')]
     scenes = plan_chips(n_scenes, DOMAINS[1], seed, 2, scene_size or 3*size, 1, 's', scene_mines)
-    with atomic(out) as tmp: _write_all(tmp, chips, scenes, bands, noise)
+    with atomic(out, 'dataset') as tmp, disk_errors(): _write_all(tmp, chips, scenes, bands, noise)
     return Path(out)
 
 # %% ../nbs/02c_synth.ipynb #a203c785
@@ -171,7 +171,7 @@ def _write_all(folder, chips, scenes, bands, noise):
     rows, outlines = [], []
     for chip in chips:
         row, mask = write_chip(folder, chip, bands)
-        rows.append(row)
+        rows.append(row | dict(polygons='coarse.gpkg' if chip.domain=='coarse' else ''))
         if chip.domain=='coarse': outlines.append(coarse_outlines(chip, mask, noise))
     for o in scenes: write_chip(folder, o, bands, scene=True)
     pd.DataFrame(rows).to_csv(folder/'index.csv', index=False)

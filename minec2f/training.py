@@ -95,7 +95,7 @@ def unwrapped(
     model:nn.Module, # Any
 )->nn.Module: # The network inside what `torch.compile` and data parallelism wrap around one
     "The network itself"
-    while inner := getattr(model, '_orig_mod', model.module if hasattr(model, 'device_ids') else None): model = inner
+    while (inner := getattr(model, '_orig_mod', model.module if hasattr(model, 'device_ids') else None)) is not None: model = inner
     return model
 
 def _optimiser(learn): # its state as plain lists

@@ -15,7 +15,9 @@ from .core import *
 from .bands import *
 from .raster import *
 from .chips import *
+from .bundle import check_bundle
 from .data import show_label
+from .evaluate import check_index
 from .predict import *
 
 # %% ../nbs/16_viz.ipynb #85e81209
@@ -26,8 +28,9 @@ def save_figure(
     fig,           # matplotlib figure
     path:str|Path, # .png, .pdf, …
     dpi:int=130,   # Of raster formats
-)->Path: # `path`; raises `WriteError`
+)->Path: # `path`; raises `WriteError`, `OptionError` for a format that matplotlib does not know
     "Write a figure, all or nothing"
+    look_up(Path(path).suffix.lower().removeprefix('.'), fig.canvas.get_supported_filetypes(), 'figure format')
     with atomic(path) as tmp: fig.savefig(tmp, dpi=dpi, bbox_inches='tight')
     return Path(path)
 
@@ -36,8 +39,10 @@ def _smooth(y, n=15): return np.convolve(np.pad(y, (n//2, n-1-n//2), mode='edge'
 
 def learning_curves(
     learners:dict, # Name -> trained Learner from `teacher_learner` or `c2f_learner`
-): # Figure: one column a Learner, loss terms above, validation mIoU below
+): # Figure: one column a Learner, loss terms above, validation mIoU below; raises `TrainingError`
     "Training history by loss term, and validation mIoU"
+    idle = [k for k,o in learners.items() if not getattr(getattr(o, 'recorder', None), 'values', None)]
+    if idle or not learners: raise TrainingError(f"nothing to draw of {first_few(idle) or 'no Learner'}; give trained Learners by name.")
     fig,axs = plt.subplots(2, len(learners), figsize=(2.6*len(learners), 3.6), squeeze=False, sharey='row', layout='constrained')
     for (top,bottom),(name,learn) in zip(axs.T, learners.items()):
         for term,values in learn.loss_terms.history.items(): top.plot(_smooth([float(o) for o in values]), label=term, lw=1)
@@ -83,8 +88,11 @@ def comparison_grid(
     coarse=None,          # GeoDataFrame of coarse outlines; left out where none lies on these chips
     band_names:list=None, # What the files' layers are, where they do not say
     side:float=1.5,       # Inches per panel
-): # Figure
+): # Figure; raises `DatasetError`, `BundleError`
     "Image, coarse outline, fine label, models and errors, one row a chip"
+    check_index(index)
+    if not bundles: raise BundleError('no bundle was given; a dict of name and loaded bundle was expected, the last one is compared with the truth.')
+    for o in bundles.values(): check_bundle(o)
     if coarse is not None and not any(rasterize_polygons(coarse, read_grid(o)).any() for o in index['image']): coarse = None
     rows = [list(_panels(o, bundles, coarse, band_names)) for o in index.to_dict('records')]
     n = len(rows[0])

@@ -1,15 +1,16 @@
-"""The ladder's tables of the README: `python results/ladder.py synthetic` or `… tailings`; resumable, one file per row and seed in
-results/<name>/seed_<k>/, which belong to the repository. A second argument names the seeds (`0,1`), a third the rows (`finetune,minec2f`);
+"""The ladder's tables of results/README.md: `python results/ladder.py synthetic` or `… tailings`; resumable, one file per row and seed in
+results/<name>/seed_<k>/, which belong to the repository: a row that is there is not run again unless its file is removed.
+A second argument names the seeds (`0,1`), a third the rows (`finetune,minec2f`);
 `python results/ladder.py synthetic tables` makes the tables of what is there."""
 import sys
 from pathlib import Path
 
 import numpy as np, pandas as pd
 
-from minec2f.chips import UNLABELLED, load_index
-from minec2f.core import atomic
+from minec2f.chips import UNLABELLED, load_index, read_index
+from minec2f.core import atomic, look_up
 from minec2f.falsify import falsification_report
-from minec2f.ladder import run_ladder
+from minec2f.ladder import run_ladder, seed_numbers
 from minec2f.paperdata import rows_there
 from minec2f.raster import write_raster
 from minec2f.results import ladder_table, ladder_text, markdown
@@ -21,11 +22,16 @@ NET = dict(encoder='tu-regnety_002', pyramid=64, segmentation=32)
 
 def unlabelled(index): return index.assign(domain=UNLABELLED, id='u'+index['id'], site='u'+index['site'], mask='')
 
+def recorded(folder, *args):
+    "A data set with places as the recorded runs took them: as the table says, and without a size"
+    said = read_index(folder)
+    return load_index(folder, *args).assign(lon=said['lon'], lat=said['lat'], reach_km=0.)
+
 def made(name, **kwargs):
     "A synthetic data set, made where absent"
     folder = REPO/'runs'/name
     if not (folder/'index.csv').exists(): synth_dataset(folder, size=128, **kwargs)
-    return load_index(folder)
+    return recorded(folder)
 
 def synthetic():
     "160 coarse and 96 fine chips of 128 px, four bands; and 240 of the fine domain whose masks nobody sees"
@@ -38,15 +44,16 @@ def amazon():
     if not (folder/'index.csv').exists():
         sites, pixels = pd.read_csv(source/'index.csv').rename(columns=dict(longitude='lon', latitude='lat')), np.load(source/'chips_t1.npz')['x'][:,:3]
         index = sites[['lon','lat']].assign(id=[f'{o:04}' for o in sites.index], site=lambda t: t['id'], domain=UNLABELLED)
-        with atomic(folder) as tmp:
+        with atomic(folder, kind='dataset') as tmp:
+            tmp.mkdir()
             for row,x in zip(index.itertuples(), pixels):
                 write_raster(tmp/'images'/f'{row.id}.tif', x.clip(1).astype(np.uint16), utm_grid(row.lon, row.lat, 48), nodata=0, names=['B02','B03','B04'])
             index.to_csv(tmp/'index.csv', index=False)
-    return load_index(folder)
+    return recorded(folder)
 
 def tailings():
     "53 coarse and 29 fine chips of 256 px, three bands; and the Amazon's"
-    return pd.concat([load_index(REAL, REAL/'coarse_polygons.gpkg'), unlabelled(amazon())], ignore_index=True)
+    return pd.concat([recorded(REAL, REAL/'coarse_polygons.gpkg'), unlabelled(amazon())], ignore_index=True)
 
 DATA = dict( # index, bands, epochs of teacher and student, P(coarse label | background, mine)
     synthetic=(synthetic, ['B04','B03','B02','B08'], 6, 12, [[.87,.13],[.01,.99]]),
@@ -71,9 +78,9 @@ def rows(flip):
         **{o: o for o in OTHERS}}
 
 def run(name, seeds, wanted=()):
-    index, bands, teacher, student, flip = DATA[name][0](), *DATA[name][1:]
+    data, bands, teacher, student, flip = look_up(name, DATA, 'data set')
     every = rows(flip)
-    methods = {k: every[k] for k in wanted or every}
+    methods, index = {k: look_up(k, every, 'row') for k in wanted or every}, data()
     for seed in seeds:
         run_ladder(index, methods, [seed], REPO/'results'/name, teacher=dict(epochs=teacher, lr=1e-3, **NET),
                    student=dict(epochs=student, lr=1e-3, encoder_lr_mult=.3), loaders=dict(bands=bands, size=64, bs=8), split=dict(valid=.2, test=.35),
@@ -90,7 +97,7 @@ def report(name, references=('finetune','fine_only','uniform')):
             **{f'{name}_{part}.csv': t.to_csv() for part,t in found.items()}}
 
 def summary(lines='coarse_only fine_only finetune minec2f uniform shuffled minec2f+ evidence noise_aware selftrain lwf_twohead mdil gsmf joint'.split()):
-    "The table of the README: some rows, both data sets"
+    "The table of results/README.md: some rows, both data sets"
     texts = {name: ladder_text(ladder_table(REPO/'results'/name, ['finetune'], rows=lines)) for name in DATA}
     return markdown(pd.concat([t[['miou','miou - finetune','boundary_f']].set_axis([f'{name}: mIoU', '− fine-tuning', 'boundary F'], axis=1)
                                for name,t in texts.items()], axis=1))
@@ -100,6 +107,8 @@ def write(texts):
         with atomic(REPO/'results'/name) as tmp: tmp.write_text(text)
 
 if __name__=='__main__':
-    name, what, *wanted = sys.argv[1:] if len(sys.argv)>2 else (sys.argv[1], '0,1,2')
-    if what!='tables': run(name, map(int, what.split(',')), wanted[0].split(',') if wanted else ())
+    if not 2<=len(sys.argv)<=4: sys.exit(__doc__)
+    name, what, wanted = [*sys.argv[1:], *['', '0,1,2', ''][len(sys.argv)-1:]]
+    look_up(name, DATA, 'data set')
+    if what!='tables': run(name, seed_numbers(what), [o for o in wanted.split(',') if o])
     write(report(name))

@@ -49,6 +49,18 @@ def test_machine_is_described_and_not_named(smoke):
     assert set(machine)=={'device','cpu','cores','threads','torch','gpu'}
     assert sorted(o.name for o in out.iterdir())==['benchmark.json', 'benchmark.md']
 
+@pytest.mark.parametrize('notebook,odd', [('benchmark', dict(methods='minec2ff')), ('benchmark', dict(archs='u-net')), ('benchmark', dict(batches='1,b')),
+                                          ('domain_shift', dict(taps='C5,P9')), ('domain_shift', dict(split='tset')), ('domain_shift', dict(teacher='somewhere'))], ids=str)
+def test_mistyped_is_refused_before_work(repo, tmp_path, monkeypatch, notebook, odd):
+    "The cells of the notebook in this process"
+    monkeypatch.chdir(repo)
+    space = {}
+    with pytest.raises(ValueError, match='not known|no tap|were expected|give both'):
+        for c in nbformat.read(repo/f'nbs/{notebook}.ipynb', 4).cells:
+            if c.cell_type=='code': exec(compile(c.source, notebook, 'exec'), space)
+            if 'parameters' in c.metadata.get('tags', []): space.update(dict(out=str(tmp_path/'out')) | odd)
+    assert 'results' not in space and not (tmp_path/'out').exists()
+
 @pytest.mark.gpu
 def test_gpu(repo, tmp_path, monkeypatch):
     "Full size: what distillation and gates may cost at most"

@@ -1,6 +1,7 @@
-"Building datasets: killed and resumed, on three engines, from bad servers, fast and small"
-import json, shutil, signal, subprocess, sys, time
+"Building datasets: killed and resumed, on three engines, from bad servers and odd catalogues, fast and small"
+import json, shutil, signal, subprocess, sys, threading, time
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import geopandas as gpd, numpy as np, pandas as pd, pytest, rasterio
@@ -10,11 +11,12 @@ from shapely.geometry import box
 from minec2f.archive import synth_archive
 from minec2f.build import build_chips, load_source, try_task
 from minec2f.chips import load_index
-from minec2f.core import NetworkError
+from minec2f.core import NetworkError, WriteError
 from minec2f.cut import make_chip
 from minec2f.fileserver import Fault, serve
 from minec2f.imagery import LocalRasters, snap_window
 from minec2f.plan import plan_tasks, window_of
+from minec2f.raster import read_chip
 from minec2f.stac import build_coarse_dataset
 
 YEARS = '2021-01-01/2023-12-31'
@@ -69,9 +71,9 @@ def test_killed_build_resumes_to_the_same_files(scenes, tmp_path):
         worker.wait()
     assert kills>0 and not (tmp_path/'killed'/'index.csv').exists(), 'the build was over before it was killed'
     done = {o.name: o.stat().st_mtime_ns for o in (tmp_path/'killed'/'rows').glob('[!.]*.json')}
-    (tmp_path/'killed'/'images'/'.0123abcd-p999.tif').mkdir()  # what a kill in the middle of a write leaves
+    (tmp_path/'killed'/'images'/'.minec2f-0123456789ab-0').mkdir()  # what a kill in the middle of a write leaves
     build_local(scenes, tmp_path/'killed')
-    assert files(tmp_path/'killed')==files(tmp_path/'whole')
+    assert files(tmp_path/'killed')==files(tmp_path/'whole') and not list((tmp_path/'killed').rglob('.minec2f-*'))
     assert all((tmp_path/'killed'/'rows'/k).stat().st_mtime_ns==v for k,v in done.items()), 'finished chips were made again'
 
 
@@ -212,3 +214,168 @@ def test_polygon_larger_than_its_scenes(archive, tmp_path):
     huge = gpd.GeoDataFrame(dict(polygon_id=['huge']), geometry=[gpd.read_file(archive/'polygons.gpkg').geometry.iloc[0].centroid.buffer(.3)], crs=4326)
     built = build_coarse_dataset(huge, archive/'catalog.json', tmp_path/'out', max_side_m=20000, **(OPTIONS | dict(source=None)))
     assert len(built.index)==0 and set(built.errors['error'])<={'RasterError','SceneError'} and len(built.errors)>4
+
+
+# ---- odd items beside good ones ---------------------------------------------------------------
+
+MINE = dict(x=500200, y=4999400, width=500, height=400)  # in a scene of 128 px from 500000, 5000000, EPSG:32633
+
+
+def scene(root, name, level, day='2019-06-15', cloud=0., **more):
+    "A scene by hand, as somebody writes a catalogue without a library: all bands have the DN `level`, and a slope; returns its item"
+    folder = root/name
+    folder.mkdir(parents=True)
+    pixels = np.full((128,128), level, np.uint16) + np.arange(128, dtype=np.uint16)
+    for band,x in dict(B02=pixels, B03=pixels, B04=pixels, B08=pixels, SCL=np.full((128,128), 4, np.uint8)).items():
+        with rasterio.open(folder/f'{band}.tif', 'w', driver='GTiff', count=1, dtype=x.dtype, height=128, width=128, crs='EPSG:32633',
+                           transform=from_origin(500000, 5000000, 10, 10), nodata=0) as f: f.write(x, 1)
+    ring = [[15., 45.142], [15.0163, 45.142], [15.0163, 45.154], [15., 45.154], [15., 45.142]]
+    return dict(type='Feature', stac_version='1.0.0', id=name, geometry=dict(type='Polygon', coordinates=[ring]), bbox=[15., 45.142, 15.0163, 45.154], links=[],
+                properties={'datetime': f'{day}T10:00:00Z', 'eo:cloud_cover': cloud, 's2:mgrs_tile': f'T{day}', 's2:processing_baseline': '02.12'},
+                assets={k: dict(href=f'./{k}.tif') for k in ('B02','B03','B04','B08','SCL')}) | more
+
+
+def catalogue(root, items):
+    "Items by name (or whatever stands in their files), and a page that links them"
+    for name,item in items.items(): (root/name/f'{name}.json').write_text(item if isinstance(item, str) else json.dumps(item))
+    links = [dict(rel='item', href=f'./{o}/{o}.json') for o in items]
+    (root/'catalog.json').write_text(json.dumps(dict(type='Catalog', stac_version='1.0.0', id='c', description='by hand', links=links)))
+    return root/'catalog.json'
+
+
+def build_by_hand(where, out, **kwargs):
+    m = MINE
+    mine = gpd.GeoDataFrame(dict(polygon_id=['p']), geometry=[box(m['x'], m['y'], m['x']+m['width'], m['y']+m['height'])], crs=32633).to_crs(4326)
+    return build_coarse_dataset(mine, where, out, **(dict(dates='2019-01-01/2024-12-31', progress=False, retries=1, wait_s=.01) | kwargs))
+
+
+def broken(kind):
+    "(what is done to a scene, the word of the reason; '' where the scene is used nevertheless)"
+    def gone(o, files): (files/'B04.tif').unlink()
+    def cut(o, files): (files/'B04.tif').write_bytes((files/'B04.tif').read_bytes()[:900])
+    def page(o, files): (files/'B04.tif').write_text('<html>not found</html>')
+    def lacks(o, files): del o['assets']['B08']
+    def blind(o, files): del o['assets']['SCL']
+    def silent(o, files): o['assets']['B04']['href'] = 'http://127.0.0.1:9/B04.tif'
+    def scaled(o, files): [a.update({'raster:bands': [dict(scale=1., offset=0.)]}) for a in o['assets'].values()]
+    def unsaid(o, files): o['properties'].pop('s2:processing_baseline'); o['properties']['datetime'] = '2023-06-15T10:00:00Z'
+    def odd_baseline(o, files): o['properties']['s2:processing_baseline'] = 'latest'
+    def timeless(o, files): o['properties']['datetime'] = None
+    def nowhere(o, files): o.update(bbox=None, geometry=None)
+    def empty(o, files): o['assets'] = {}
+    def typed(o, files): [a.update({'raster:bands': [dict(data_type='something')]}) for a in o['assets'].values()]
+    def gridless(o, files): o['properties'].update({'proj:epsg': None, 'proj:shape': [128,128], 'proj:transform': [0]*6})
+    def flat(o, files): o.update(bbox=[15., 45.142, 0., 15.0163, 45.154, 100.], geometry=None)
+    return locals()[kind]
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('kind,says', [('gone','missing or damaged'), ('cut','missing or damaged'), ('page','missing or damaged'), ('lacks','B08 was asked for'), ('blind','scl was asked for'),
+                                       ('silent','connection broke'), ('scaled','mean reflectance'), ('unsaid','offset_applied=True, or False'), ('odd_baseline',"'latest' is not known"),
+                                       ('timeless','its time cannot be read'), ('nowhere','nowhere'), ('empty','no asset'), ('typed','nodata, type, grid'), ('gridless',''), ('flat','')])
+def test_next_best_scene_is_taken(tmp_path, kind, says):
+    best, good = scene(tmp_path, 'best', 2000, cloud=0), scene(tmp_path, 'good', 3000, '2019-07-01', cloud=9)
+    broken(kind)(best, tmp_path/'best')
+    built = build_by_hand(catalogue(tmp_path, dict(best=best, good=good)), tmp_path/'out')
+    assert built.index['scenes'].tolist()==['good' if says else 'best']
+    x = read_chip(tmp_path/'out'/'images'/'p.tif')[0]
+    assert (x//1000==(3 if says else 2)).all()
+    assert built.errors[['stage','id']].values.tolist()==([['scenes','best']] if says else []) and built.errors['message'].str.contains(says).all()
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_chip_fails_only_where_no_scene_is_left(tmp_path):
+    scenes = {o: scene(tmp_path, o, 2000, f'2019-06-{k+10}') for k,o in enumerate('abc')}
+    for o in 'ab': (tmp_path/o/'B04.tif').unlink()
+    del scenes['c']['assets']['B02']
+    built = build_by_hand(catalogue(tmp_path, scenes), tmp_path/'out')
+    chip = built.errors[built.errors['stage']=='chips'].iloc[0]
+    assert not len(built.index) and chip['error']=='SceneError' and all(f'{o}: ' in chip['message'] for o in 'abc')
+    assert dict(built.errors[built.errors['stage']=='scenes'][['id','error']].values)==dict(a='RasterError', b='RasterError', c='BandError')
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_each_odd_scene_is_one_row_and_a_resumed_build_the_same(archive, tmp_path):
+    def edit(item, files):
+        if '20210612' not in item['id']: return
+        (files/'B08.tif').write_bytes(b'')
+    folder = edited(archive, tmp_path/'archive', edit)
+    def build(out, **kwargs): return build_coarse_dataset(archive/'polygons.gpkg', folder/'catalog.json', tmp_path/out, **OPTIONS, **kwargs)
+    whole = build('whole')
+    odd = whole.errors[whole.errors['stage']=='scenes']
+    assert len(odd)>1 and not odd['id'].duplicated().any() and odd['id'].str.contains('20210612').all() and len(whole.index)>5
+    pd.testing.assert_frame_equal(build('two', workers=2).errors, whole.errors)
+    for k,o in enumerate(sorted((tmp_path/'two'/'rows').glob('*.json'))[:3]): o.write_text('' if k else o.read_text()[:50])  # a power failure
+    (tmp_path/'two'/'errors.csv').unlink()
+    build('two')
+    assert files(tmp_path/'two')==files(tmp_path/'whole')
+
+
+def test_catalogue_that_changes_is_read_again(tmp_path):
+    old = scene(tmp_path, 'old', 2000, cloud=30)
+    where = catalogue(tmp_path, dict(old=old))
+    assert build_by_hand(where, tmp_path/'one').index['scenes'].tolist()==['old']
+    catalogue(tmp_path, dict(old=old, new=scene(tmp_path, 'new', 3000, '2019-08-01', cloud=1)))
+    assert build_by_hand(where, tmp_path/'two').index['scenes'].tolist()==['new']
+    old['properties']['eo:cloud_cover'] = 0.
+    catalogue(tmp_path, dict(old=old))
+    assert build_by_hand(tmp_path/'two'/'scenes.json', tmp_path/'three').index['scenes'].tolist()==['new']  # a list is a catalogue, too
+    assert build_by_hand(where, tmp_path/'two').index['scenes'].tolist()==['new']  # and what is complete stays
+
+
+class Api(BaseHTTPRequestHandler):
+    "As little of a STAC API as a client needs"
+    def log_message(self, *args): pass
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers['Content-Length']))
+        self.do_GET()
+
+    def do_GET(self):
+        url = f'http://127.0.0.1:{self.server.server_port}'
+        classes = ['https://api.stacspec.org/v1.0.0/core', 'https://api.stacspec.org/v1.0.0/item-search']
+        links = [dict(rel='self', href=url), dict(rel='root', href=url), dict(rel='search', href=f'{url}/search', method='GET', type='application/geo+json')]
+        landing = dict(type='Catalog', stac_version='1.0.0', id='api', description='a', conformsTo=classes, links=links)
+        page = landing if 'search' not in self.path else dict(type='FeatureCollection', features=self.server.items, links=[])
+        body = json.dumps(page).encode()
+        self.send_response(200)
+        self.send_header('Content-Type', 'application/json'); self.send_header('Content-Length', str(len(body))); self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_items_of_a_search_are_judged_too(tmp_path):
+    good, odd, bare = (scene(tmp_path, o, 2000, cloud=c) for o,c in (('good', 20), ('odd', 0), ('bare', None)))
+    for item in (good, odd, bare):
+        for k in item['assets']: item['assets'][k] = dict(href=str(tmp_path/item['id']/f'{k}.tif'))
+    odd['properties'].update(datetime='soon')
+    bare.update(geometry=None, bbox=None)
+    server = ThreadingHTTPServer(('127.0.0.1', 0), Api)
+    server.items = [odd, good, bare, 'not an item']
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try: built = build_by_hand(f'http://127.0.0.1:{server.server_port}', tmp_path/'out')
+    finally: server.shutdown(); server.server_close()
+    assert built.index['scenes'].tolist()==['good'] and set(built.errors['id'])=={'odd','bare','None'} and set(built.errors['stage'])=={'scenes'}
+
+
+@pytest.mark.parametrize('kwargs,says', [(dict(dates='2019-13-45/2020-01-01'), 'dates='), (dict(dates='2020-01-01/2019-01-01'), 'lies after'), (dict(domain='rough'), 'coarse, fine'),
+                                         (dict(engine='slurm'), 'local, ray'), (dict(max_side_m=0), 'max_side_m=0'), (dict(scene_cloud=50), 'scene_cloud=50'), (dict(bands='B04'), 'list of names'),
+                                         (dict(resampling='best'), 'resampling'), (dict(offset_applied='yes'), 'offset_applied=')])
+def test_options_are_refused_before_anything_is_fetched(tmp_path, kwargs, says):
+    with pytest.raises(ValueError, match=says): build_by_hand('http://127.0.0.1:9/catalog.json', tmp_path/'out', **kwargs)
+    assert not (tmp_path/'out').exists()
+
+
+def test_folders_of_others_stay_as_they_are(scenes, tmp_path):
+    own = build_local(scenes, tmp_path/'own')
+    (tmp_path/'own'/'notes.txt').write_text('mine')
+    pd.testing.assert_frame_equal(build_local(scenes, tmp_path/'own').index, own.index)
+    assert (tmp_path/'own'/'notes.txt').read_text()=='mine'
+    (tmp_path/'theirs'/'images').mkdir(parents=True)
+    (tmp_path/'theirs'/'index.csv').write_text('id,site,domain\na,a,fine\n')
+    (tmp_path/'link').symlink_to(tmp_path/'theirs')
+    before = files(tmp_path/'theirs')
+    for out in ('theirs','link'):
+        with pytest.raises(WriteError, match='index.csv'): build_local(scenes, tmp_path/out)
+        with pytest.raises(WriteError, match='index.csv'): build_by_hand('http://127.0.0.1:9/', tmp_path/out)
+    assert files(tmp_path/'theirs')==before

@@ -2,7 +2,7 @@
 import json, os, shutil, signal, subprocess, sys, time
 import nbformat, numpy as np, papermill, pandas as pd, pytest
 from minec2f.chips import load_index
-from minec2f.core import DatasetError, SplitError
+from minec2f.core import DatasetError, MineC2FError, SplitError
 from minec2f.ladder import ladder_table, read_ladder, run_ladder
 from minec2f.raster import read_chip, write_raster
 from minec2f.synth import synth_dataset
@@ -61,7 +61,7 @@ def test_second_run_does_nothing(repo, smoke, monkeypatch):
     printed, out = smoke
     before = stamps(out)
     again = papermill_run(repo, out, monkeypatch)
-    assert stamps(out)==before and ' steps ' not in again
+    assert stamps(out)==before and ' steps ' not in again and 'seed 1: finetune, minec2f there already; to run a row again, remove its file' in again
 
 def test_other_recipe_is_refused(repo, smoke, monkeypatch):
     before = stamps(smoke[1])
@@ -71,9 +71,9 @@ def test_other_recipe_is_refused(repo, smoke, monkeypatch):
 SMALL = dict(teacher=dict(epochs=1, lr=1e-3, encoder='resnet18', pyramid=64, segmentation=32), student=dict(epochs=1, lr=1e-3),
              loaders=dict(size=64, bs=4, device='cpu'))
 
-def spawn(data, out, seeds, rows=ROWS):
+def spawn(data, out, seeds, rows=ROWS, **other):
     "A ladder in a process of its own"
-    code = f"from minec2f.ladder import run_ladder; run_ladder({str(data)!r}, {rows!r}, {seeds!r}, {str(out)!r}, **{SMALL!r})"
+    code = f"from minec2f.ladder import run_ladder; run_ladder({str(data)!r}, {rows!r}, {seeds!r}, {str(out)!r}, **{SMALL | other!r})"
     return subprocess.Popen([sys.executable, '-W', 'ignore', '-c', code], env=os.environ | dict(OMP_NUM_THREADS='1'),
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -92,12 +92,41 @@ def test_killed_run_resumes_to_the_same(data, whole, tmp_path):
     process.send_signal(signal.SIGKILL); process.wait()
     first = stamps(out)
     assert 1<=len(results(out))<4
-    (out/'seed_0'/'.0123abcd-minec2f.json').write_text('{"name": "half a')
+    (left := out/'seed_0'/'.minec2f-0123456789ab-0').mkdir(); (left/'minec2f.json').write_text('{"name": "half a')
     run_ladder(data, ROWS, [0,1], out, **SMALL)
     assert results(out)==results(whole)
     after = stamps(out)
     assert all(after[k]==v for k,v in first.items() if '/.' not in k)
     assert not [k for k in after if '/.' in k]
+
+def test_killed_within_a_row(data, tmp_path, capsys):
+    "It goes on after the epoch that was done, and comes out as without; a file that a power failure cut off is no result"
+    longer = dict(student=SMALL['student'] | dict(epochs=3))
+    whole, out = run_ladder(data, ['finetune'], [0], tmp_path/'whole', **SMALL | longer), tmp_path/'out'
+    process = spawn(data, out, [0], ['finetune'], **longer)
+    while not list(out.glob('seed_0/checkpoints/finetune-*/training.safetensors')) and process.poll() is None: time.sleep(.02)
+    process.send_signal(signal.SIGKILL); process.wait()
+    assert not results(out)
+    capsys.readouterr()
+    run_ladder(data, ['finetune'], [0], out, **SMALL | longer)
+    assert 'of 3 epochs were found in' in capsys.readouterr().out
+    assert results(out)==results(whole) and not list(out.glob('seed_0/checkpoints/*'))
+    path = out/'seed_0'/'finetune.json'
+    path.write_bytes(path.read_bytes()[:path.stat().st_size//2])
+    run_ladder(data, ['finetune'], [0], out, **SMALL | longer)
+    assert 'counts as not done' in capsys.readouterr().out and results(out)==results(whole)
+
+@pytest.mark.parametrize('odd', [dict(methods='finetune,minec2ff'), dict(references='lwf'), dict(seeds='0,a'), dict(border='wavy'), dict(splits='none'), dict(encoder='resnet19'),
+                                 dict(methods='{"a": ["minec2f", {"kd_schedule": "cosine"}]}'), dict(methods='{"a": ')], ids=str)
+def test_mistyped_is_refused_before_training(repo, data, tmp_path, monkeypatch, odd):
+    "The notebook's cells in this process"
+    monkeypatch.chdir(repo)
+    space = {}
+    with pytest.raises(MineC2FError) as e:
+        for c in nbformat.read(repo/'nbs/ladder.ipynb', 4).cells:
+            if c.cell_type=='code': exec(compile(c.source, 'ladder.ipynb', 'exec'), space)
+            if 'parameters' in c.metadata.get('tags', []): space.update(dict(data=str(data), out=str(tmp_path/'out'), references='') | odd)
+    assert not (tmp_path/'out').exists(), e
 
 def test_two_processes_one_folder(data, whole, tmp_path):
     "Different seeds at the same time, and both asked for seed 0: one of them leaves it to the other"

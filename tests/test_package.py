@@ -23,7 +23,7 @@ def documented(path):
         for p in (*a.posonlyargs, *a.args, *a.kwonlyargs, *(o for o in (a.vararg, a.kwarg) if o and o is not handed_on)):
             if p.lineno in comments and p.lineno>f.lineno: yield names, p.arg, comments[p.lineno]
         end = f.body[0].lineno - (f.body[0].lineno>f.lineno)
-        if end in comments and end>=f.lineno and names[-1]!='__init__': yield names, '', comments[end]
+        if end in comments and end>=f.lineno and names[-1]!='__init__' and not comments[end].startswith('noqa'): yield names, '', comments[end]
     def public(nodes): return [o for o in nodes if isinstance(o, ast.FunctionDef) and (o.name[0]!='_' or o.name=='__init__')]
     for o in ast.parse(text).body:
         if isinstance(o, ast.ClassDef) and o.name[0]!='_':
@@ -31,7 +31,7 @@ def documented(path):
                 yield from (([o.name], f.target.id, comments[f.lineno]) for f in o.body if isinstance(f, ast.AnnAssign) and f.lineno in comments)
             for f in public(o.body): yield from of(f, [o.name, f.name])
         elif isinstance(o, ast.FunctionDef) and o in public([o]):
-            owner = [ast.unparse(o.args.args[0].annotation)] if any('patch' in ast.unparse(d) for d in o.decorator_list) else []
+            owner = [ast.unparse(o.args.args[0].annotation)] if any(ast.unparse(d).startswith('patch') for d in o.decorator_list) else []
             if owner or o.name!='__init__': yield from of(o, owner+[o.name])
 
 def test_help_shows_every_comment(repo):
@@ -67,11 +67,11 @@ def test_help(name, text):
 
 def test_help_in_another_process_and_in_nbdev():
     "Functions are pickled by name; a process that starts afresh has the same docstrings; `show_doc` says each thing once"
-    from fastai.learner import Learner
+    from minec2f.learner import MineLearner
     from nbdev.showdoc import show_doc
     from minec2f import learner
     from minec2f.core import first_few
     with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool: assert pool.submit(inspect.getdoc, first_few).result()==inspect.getdoc(first_few)
     assert '\nn : int, default 5\n    How many to show\n' in inspect.getdoc(first_few)
-    assert str(show_doc(Learner.fit_poly)._repr_markdown_()).count('Peak learning rate')==1
+    assert str(show_doc(MineLearner.fit_poly)._repr_markdown_()).count('Peak learning rate')==1
     assert learner.__spec__.loader.get_source('minec2f.learner')==inspect.getsource(learner)

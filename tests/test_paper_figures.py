@@ -102,6 +102,10 @@ def test_wrong_input_is_named(repo, place):
     shutil.copytree(place/'smoke'/'data', other)
     table = pd.read_csv(other/'index.csv')
     table.iloc[:-1].to_csv(other/'index.csv', index=False)
+    for name,odd in dict(table_main=dict(part='tests'), table_ablation=dict(part='tests'), falsification=dict(metric='iou'), fig4_grid=dict(columns='lwf')).items():
+        fails(name, f"{next(iter(odd.values()))!r}", smoke=str(place/'untouched'), **odd)  # before anything is trained
+    fails('table_main', "reference 'lwff' is not known", smoke=str(place/'untouched'), reference='lwff')
+    assert not (place/'untouched').exists()
     fails('table_main', 'was made from data with the fingerprint', results=str(fpn), data=str(other))
     fails('fig4_grid', 'was made from data with the fingerprint', results=str(fpn), data=str(other))
     spoilt = place/'spoilt'/'seed_0'

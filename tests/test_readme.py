@@ -1,41 +1,57 @@
-"README.md does what it says: its Python runs, its commands and their parameters exist, its names and links lead somewhere."
-import configparser, inspect, re, shlex, shutil
-from importlib import import_module
+"""The front page does what it says: its Python runs, its commands and their parameters exist, its errors are raised, its names and links lead
+somewhere; and it stays short. What was measured is in results/README.md, whose names and links are looked at, too."""
+import configparser, importlib, inspect, re, shlex, shutil
+from fnmatch import fnmatch
 
-import geopandas as gpd, pandas as pd, papermill, pytest, rasterio
-from fastai.learner import Learner
+import geopandas as gpd, numpy as np, pandas as pd, papermill, pytest, rasterio, yaml
 
 from minec2f import catalog, data, learner, stac
 from minec2f.archive import synth_archive
-from minec2f.build import build_dataset
+from minec2f.bundle import save_bundle
 from minec2f.chips import load_index
+from minec2f.core import MineC2FError
 from minec2f.fileserver import serve
 from minec2f.method import methods
 from minec2f.models import attentive_fpn
 from minec2f.predict import predict_scene
 from minec2f.refine import refine_polygons
+from minec2f.splits import site_split
 from minec2f.synth import synth_dataset
 
+def page(repo, name): return (repo/name).read_text(encoding='utf-8')
+
 @pytest.fixture
-def readme(repo): return (repo/'README.md').read_text(encoding='utf-8')
+def readme(repo): return page(repo, 'README.md')
 
 def blocks(text, language):
     "(line of the file, code) of each block of a language"
     return [(text[:o.start(1)].count('\n')+1, o[1]) for o in re.finditer(rf'^```{language}\n(.*?)^```', text, re.S|re.M)]
 
+def prose(text): return re.sub(r'^```.*?^```', '', text, flags=re.S|re.M)
+
 def spans(text):
     "What stands in `code` between the blocks"
-    return re.findall(r'`([^`\n]+)`', re.sub(r'^```.*?^```', '', text, flags=re.S|re.M))
+    return re.findall(r'`([^`\n]+)`', prose(text))
+
+def rows(text, header):
+    "Cells of each row of the table under a header"
+    lines = re.search(rf'^\| {re.escape(header)} \|.*\n\|[-| ]+\n((?:\|.*\n)+)', text, re.M)[1].splitlines()
+    return [[cell.strip() for cell in line.strip('|').split('|')] for line in lines]
 
 def commands(text):
     "Words of each command, in blocks and in the text"
-    lines = [l for _,code in blocks(text, 'sh') for l in code.splitlines()] + [o for o in spans(text) if re.match(r'(papermill|make|pip|python) ', o)]
+    lines = [l for _,code in blocks(text, 'sh') for l in code.replace('\\\n', '').splitlines()] + [o for o in spans(text) if re.match(r'(papermill|make|pip|python) ', o)]
     return [words for words in (shlex.split(l, comments=True) for l in lines) if words]
 
 def test_blocks_are_found():
-    text = 'see `make it`\n```python\na = 1\n```\n\n```sh\nmake x # why\n\npapermill a.ipynb b.ipynb -p c "d e"\n```\n```\n`no`\n```\n'
+    text = 'see `make it`\n```python\na = 1\n```\n\n```sh\nmake x # why\n\npapermill a.ipynb \\\n  b.ipynb -p c "d e"\n```\n```\n`no`\n```\n'
     assert blocks(text, 'python')==[(3, 'a = 1\n')] and spans(text)==['make it']
     assert commands(text)==[['make','x'], ['papermill','a.ipynb','b.ipynb','-p','c','d e'], ['make','it']]
+    assert rows('| a | b |\n|---|---|\n| `c` | d |\n| | e |\n\nf', 'a')==[['`c`','d'], ['','e']]
+
+def test_front_page_is_short(readme):
+    assert len(prose(readme).split())<=1200
+    assert max(len(line) for _,code in blocks(readme, r'\w*') for line in code.splitlines())<=108
 
 # Python: each block runs as it stands, one after the other. What is small here are only defaults: of networks, windows and epochs; and the public archive is one of the project's own
 
@@ -44,38 +60,52 @@ SMALL = dict(encoder='resnet18', pyramid=16, segmentation=32)
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     "The working folder of one who has everything that README's blocks read"
-    mine_dls, teacher_learner, build, fit_poly = data.mine_dls, learner.teacher_learner, stac.build_coarse_dataset, Learner.fit_poly
+    mine_dls, teacher_learner = data.mine_dls, learner.teacher_learner
+    build, fit_poly = stac.build_coarse_dataset, learner.MineLearner.fit_poly
     monkeypatch.setattr(data, 'mine_dls', lambda *args, **kw: mine_dls(*args, **{'size': 64, 'bs': 4, **kw}))
     monkeypatch.setattr(learner, 'teacher_learner', lambda dls, **kw: teacher_learner(dls, **(kw or SMALL)))
-    monkeypatch.setattr(Learner, 'fit_poly', lambda self, n_epoch: fit_poly(self, 1))
-    monkeypatch.setattr(stac, 'build_coarse_dataset', lambda *args, workers: build(*args))
+    monkeypatch.setattr(learner.MineLearner, 'fit_poly', lambda self, n_epoch, checkpoint: fit_poly(self, 1, checkpoint=checkpoint))
     made = synth_dataset(tmp_path/'my_data', n_coarse=16, n_fine=32, size=64, seed=3)
     index = pd.read_csv(made/'index.csv')
     index.loc[index.index[-8:], 'domain'] = 'unlabelled'
     index.to_csv(made/'index.csv', index=False)
     shutil.copy(next((made/'scenes').glob('*.tif')), tmp_path/'scene.tif')
     shutil.copytree(made/'images', tmp_path/'images')
+    coarse = data.mine_dls(site_split(load_index(made)), 'coarse', ['B04','B03','B02','B08'])
+    save_bundle(tmp_path/'runs'/'mine'/'bundles'/'minec2f', learner.teacher_learner(coarse))
     gpd.read_file(next(made.glob('*.gpkg'))).head(6).to_file(tmp_path/'outlines.gpkg')
     archive = synth_archive(tmp_path/'archive', scene_size=384, dates=('2019-03-12','2019-07-19'), clouds=(0.,), mines=2)
     outlines = gpd.read_file(archive/'polygons.gpkg').dissolve('ISO3_CODE', as_index=False)
     outlines.set_geometry(outlines.convex_hull.buffer(.004)).to_file(tmp_path/'global_mining_polygons_v2.gpkg')
     monkeypatch.chdir(tmp_path)
     with serve(archive) as server:
-        monkeypatch.setitem(catalog.CATALOGS, 'earth_search', f'{server.url}/catalog.json')
+        def build_here(polygons, name, out, dates, workers):
+            assert name in catalog.CATALOGS
+            return build(polygons, f'{server.url}/catalog.json', out, dates)
+        monkeypatch.setattr(stac, 'build_coarse_dataset', build_here)
         yield tmp_path
 
 @pytest.mark.filterwarnings('ignore:Geometry is in a geographic CRS')
 def test_python_runs(readme, repo, folder):
     names = {}
     for line,code in blocks(readme, 'python'): exec(compile('\n'*(line-1) + code, repo/'README.md', 'exec'), names)
+    for words in commands(readme):
+        if words[:2]==['python','-c']: exec(words[2], {})
     assert len(names['student'].recorder.values)==1 and len(names['kept']) and names['kept'][['width','height']].min().min()>=128
     assert {*names['index']['split']} <= {'train','valid','test'} and len(names['index'])==len(names['kept'])
-    with rasterio.open('map.tif') as f: assert f.descriptions==('class','probability')
-    assert {'area_ha','mean_probability'} <= {*gpd.read_file('mines.gpkg').columns} and len(gpd.read_file('refined.gpkg'))==6
+    with rasterio.open('map.tif') as f: written = [*f.descriptions]
+    mines, refined = (gpd.read_file(o) for o in ('mines.gpkg','refined.gpkg'))
+    written += [*mines.columns, *refined.columns]
+    assert {name for _,field,_ in rows(readme, 'file') for name in spans(field)} <= {*written} and len(refined)==6
 
 # Commands
 
 def parameters_of(path): return papermill.inspect_notebook(str(path))
+
+def settings(repo):
+    cfg = configparser.ConfigParser(delimiters=['='])
+    cfg.read(repo/'settings.ini', encoding='utf-8')
+    return cfg['DEFAULT']
 
 def unknown(words, repo):
     "What a command names that is not there"
@@ -83,34 +113,76 @@ def unknown(words, repo):
         notebook = next(o for o in words[1:] if not o.startswith('-'))
         if not (repo/notebook).exists(): return [notebook]
         return [name for flag,name in zip(words, words[1:]) if flag in ('-p','-r') and name not in parameters_of(repo/notebook)]
+    if words[:2]==['python','-c']: return []  # it runs where the Python does
     if words[0]=='python': return [o for o in words[1:2] if not (repo/o).exists()]
     if words[0]=='make':
         makefile = (repo/'Makefile').read_text()
         return [o for o in words[1:] if not re.search(rf"^{re.escape(o.split('=')[0])}\b ?[?:]?[=:]" if '=' in o else rf'^{re.escape(o)}:', makefile, re.M) and o!='…']
-    cfg = configparser.ConfigParser(delimiters=['='])
-    cfg.read(repo/'settings.ini', encoding='utf-8')
-    return [o for part in re.findall(r'minec2f\[(.+?)\]', ' '.join(words)) for o in part.split(',') if f'{o}_requirements' not in cfg['DEFAULT']]
+    return [o for part in re.findall(r'\[(.+?)\]', ' '.join(words)) for o in part.split(',') if f'{o}_requirements' not in settings(repo)]
 
-def test_commands_exist(readme, repo):
-    found = commands(readme)
-    assert {o[0] for o in found}=={'make','papermill','pip','python'} and sum(o[0]=='papermill' for o in found)>=4
+PAGES = ['README.md','results/README.md']
+
+@pytest.mark.parametrize('name', PAGES)
+def test_commands_exist(repo, name):
+    found = commands(page(repo, name))
+    assert {o[0] for o in found} >= {'make','papermill','python'}
     assert [(' '.join(o), odd) for o in found if (odd := unknown(o, repo))]==[]
 
 def test_parameters_of_the_notebooks_exist(readme, repo):
-    "What the text calls `-p name` is a parameter of training and of prediction"
+    "What the text calls `-p name` is a parameter of training; and of prediction, what only says how images are read"
     named = {o.split()[1] for o in spans(readme) if o.startswith('-p ')}
-    assert named and all(named <= {*parameters_of(repo/f'nbs/{o}.ipynb')} for o in ('train','predict'))
+    train, predict = ({*parameters_of(repo/f'nbs/{o}.ipynb')} for o in ('train','predict'))
+    assert named <= train and named & predict=={'band_names','scale','offset'}
 
 @pytest.mark.parametrize('line,odd', [('papermill nbs/train.ipynb x.ipynb -p data a -p no_such 1', ['no_such']), ('papermill nbs/no.ipynb x.ipynb', ['nbs/no.ipynb']), ('make no', ['no']),
-    ('make lab PYTHON=python3', []), ('python results/no.py a', ['results/no.py']), ("pip install 'minec2f[stac,no]'", ['no']), ("pip install 'minec2f[stac]'", [])])
+    ('make lab PYTHON=python3', []), ('python results/no.py a', ['results/no.py']), ("pip install -e '.[stac,no]'", ['no']), ("pip install -e '.[stac]'", [])])
 def test_unknown_words_are_found(repo, line, odd): assert unknown(shlex.split(line), repo)==odd
+
+# Errors: the quoted text is what the library says
+
+def rewritten(folder, kind, change=lambda x: x, named=True, **other):
+    "The images or masks of a folder, as another tool would have written them"
+    for path in (folder/kind).glob('*.tif'):
+        with rasterio.open(path) as src: x, profile, names = change(src.read()), src.profile, src.descriptions
+        with rasterio.open(path, 'w', **profile | dict(dtype=x.dtype) | other) as dst:
+            dst.write(x)
+            if named: dst.descriptions = names
+
+def from_an_editor(folder): rewritten(folder, 'masks', lambda x: np.where(x==1, 255, 0).astype(np.uint8))
+def nameless(folder): rewritten(folder, 'images', named=False)
+def fractions(folder): rewritten(folder, 'images', lambda x: (x/1e4).astype(np.float32), nodata=None)
+def two_layers(folder): gpd.read_file(folder/'coarse.gpkg').to_file(folder/'coarse.gpkg', layer='roads')
+def few_sites(folder):
+    index = pd.read_csv(folder/'index.csv')
+    index[(index['domain']=='coarse') | (index['id']==index['id'].iloc[-1])].to_csv(folder/'index.csv', index=False)
+
+def said(folder):
+    with pytest.raises(MineC2FError) as e: data.mine_dls(site_split(load_index(folder)), 'coarse', ['B04','B03','B02','B08'], size=64, bs=4)
+    return str(e.value)
+
+def test_errors_are_quoted_right(readme, tmp_path):
+    quoted = [spans(text)[0].replace('…', '*') for text,_ in rows(readme, 'it says')]
+    mistakes = [from_an_editor, nameless, fractions, two_layers, few_sites]
+    assert len(quoted)==len(mistakes)
+    made = synth_dataset(tmp_path/'made', n_coarse=8, n_fine=8, size=64, n_scenes=0, seed=3)
+    for text,spoil in zip(quoted, mistakes):
+        folder = shutil.copytree(made, tmp_path/spoil.__name__)
+        spoil(folder)
+        assert fnmatch(said(folder), f'*{text}*'), text
 
 # Names and links
 
-def test_links_lead_somewhere(readme, repo):
-    links = [o for o in re.findall(r'\]\(([^)#\s]+)', readme) if not o.startswith('http')]
-    assert len(links)>=4 and [o for o in links if not (repo/o).exists()]==[]
-    files = [o for o in spans(readme) if re.fullmatch(r'(nbs|results|paper_figures|tests|minec2f)/[\w./]*', o)]
+def anchors(text):
+    "What a heading is called in a link"
+    return {re.sub(r'[^\w -]', '', o.lower()).replace(' ', '-') for o in re.findall(r'^#+ (.+)', prose(text), re.M)}
+
+@pytest.mark.parametrize('name', PAGES)
+def test_links_lead_somewhere(repo, name):
+    text, home = page(repo, name), (repo/name).parent
+    links = [o.partition('#') for o in re.findall(r'\]\(([^)\s]+)', text) if not o.startswith('http')]
+    lost = [o for o,_,anchor in links if not (home/o).exists() or anchor and anchor not in anchors(page(home, o) if o else text)]
+    assert len(links)>=4 and lost==[]
+    files = [o for o in spans(text) if re.fullmatch(r'(nbs|results|paper_figures|tests|minec2f)/[\w./]*', o)]
     assert files and [o for o in files if not (repo/o).exists()]==[]
 
 def test_reading_order_is_complete(readme, repo):
@@ -118,17 +190,25 @@ def test_reading_order_is_complete(readme, repo):
     assert named=={o.stem for o in repo.glob('nbs/[0-9]*.ipynb')}
     assert {o.stem for o in repo.glob('nbs/[a-z]*.ipynb')} <= {*spans(readme)}
 
+def test_parts_are_those_of_the_site(readme, repo, monkeypatch):
+    monkeypatch.syspath_prepend(repo/'docs')
+    site = importlib.import_module('pages')
+    found = {frozenset(o.path.stem for o in site.notebooks() if part in site.parts_of(o)) for part in site.PARTS if part.pattern.startswith('nbs')}
+    assert {frozenset(spans(names)) for _,names in rows(readme, 'part')}==found
+
 def parameters(*functions): return {o for f in functions for o in inspect.signature(f).parameters}
 
-def test_names_exist(readme):
-    "Modules, methods and options by the names that they have"
-    for o in re.findall(r'`minec2f\.([\w.]+)`', readme):
-        module, *names = o.split('.')
-        assert all(hasattr(import_module(f'minec2f.{module}'), name) for name in names), o
-    known = {*methods().index}
-    rows = re.search(r'\| kind \|.*?\n\n', readme, re.S)[0]
-    assert {o for o in spans(rows) if not o.endswith('=')}==known
-    options = re.search(r'is an option by name: ([^.]*)\.', readme)[1]
+def test_names_exist(readme, repo):
+    "Methods and options by the names that they have"
+    results = page(repo, 'results/README.md')
+    assert {o for _,names in rows(results, 'kind') for o in spans(names)}=={*methods().index}
+    assert f'# {len(methods())}: ' in readme
+    options = re.search(r'is an option by name: ([^.]*)\.', results)[1]
     assert {*spans(options)} <= parameters(learner.c2f_learner, attentive_fpn)
     keywords = {o[:-1] for o in spans(readme) if re.fullmatch(r'\w+=', o)}
-    assert keywords-{'method'} <= parameters(load_index, data.mine_dls, predict_scene, refine_polygons, stac.build_coarse_dataset, build_dataset) and 'method' in parameters(learner.c2f_learner)
+    assert {'scale','offset'} <= parameters(data.mine_dls) & parameters(predict_scene) & parameters(refine_polygons)
+    assert keywords <= parameters(load_index, data.mine_dls, learner.MineLearner.fit_poly)
+
+def test_citation_is_of_this_version(repo):
+    cite, cfg = yaml.safe_load(page(repo, 'CITATION.cff')), settings(repo)
+    assert (cite['version'], cite['repository-code'])==(cfg['version'], cfg['git_url'])

@@ -1,11 +1,16 @@
-"The main notebooks end to end under papermill: on synthetic data, on real data, on a GPU."
-import json, nbformat, papermill, pandas as pd, pytest, rasterio
+"The main notebooks end to end under papermill: on synthetic data, on real data, on a GPU; killed, mistyped, and let loose on somebody's folder."
+import json, os, random, subprocess, sys, time
+import nbformat, papermill, pandas as pd, psutil, pytest, rasterio
+from contextlib import suppress
+from pathlib import Path
 
 from minec2f.chips import load_index
+from minec2f.core import DatasetError, MineC2FError
 from minec2f.splits import site_split
 from minec2f.synth import synth_dataset
 
 SMALL = dict(methods='minec2f,finetune')
+EPOCHS = dict(teacher_epochs=2, student_epochs=2)
 
 def run(repo, out, monkeypatch, **parameters):
     "Run train.ipynb as a user would, from the checkout; its metrics"
@@ -32,7 +37,7 @@ def default(tmp_path_factory):
     from conftest import REPO
     with pytest.MonkeyPatch.context() as m:
         out = tmp_path_factory.mktemp('train')/'default'
-        yield run(REPO, out, m, methods='minec2f,finetune,fine_only'), out
+        yield run(REPO, out, m, methods='minec2f,finetune,fine_only', **EPOCHS), out
 
 def test_smoke(default):
     metrics, out = default
@@ -54,7 +59,7 @@ def test_parameters_change_the_result(repo, default, tmp_path, monkeypatch):
     whatever test_share says"""
     before, out = default
     site_split(load_index(out/'data'), .2, .3)[['id','site','domain','split']].to_csv(out/'data'/'own.csv', index=False)
-    after = run(repo, tmp_path/'p', monkeypatch, lambda_f=0., lambda_p=0., data=str(out/'data'), table='own.csv', test_share=.6, **SMALL)
+    after = run(repo, tmp_path/'p', monkeypatch, lambda_f=0., lambda_p=0., data=str(out/'data'), table='own.csv', test_share=.6, **SMALL, **EPOCHS)
     assert after['config']['lambda_f']==0
     assert chips(after, 'teacher')==chips(before, 'teacher')
     assert chips(after, 'minec2f')==chips(after, 'finetune')==chips(before, 'finetune')
@@ -72,6 +77,72 @@ def test_images_without_labels(repo, tmp_path, monkeypatch):
     assert mixed['chips']['unlabelled']==dict(train=8, valid=0, test=0) and 'unlabelled' not in alone['chips']
     assert mixed['last_losses']['minec2f']['unlabelled']>0 and 'unlabelled' not in alone['last_losses']['minec2f']
     assert chips(mixed, 'finetune')==chips(alone, 'finetune')
+
+def cells(repo, **parameters):
+    "Run the notebook's cells in this process; what it defined"
+    space, nb = {}, nbformat.read(repo/'nbs/train.ipynb', 4)
+    for c in nb.cells:
+        if c.cell_type!='code': continue
+        exec(compile(c.source, 'train.ipynb', 'exec'), space)
+        if 'parameters' in c.metadata.get('tags', []): space.update(parameters)
+    return space
+
+MISTYPED = dict(profile='smok', methods='minec2f,finetun', encoder='resnet19', gate='soft', segmentation=16, pyramid=0, kd_schedule='cosine', feature_attention='cbam',
+                prediction_attention='reliabilty', weights='no_such.pth', lr='fast', student_epochs=0, tau=float('nan'), table='no_such.csv', bands='B04,B99',
+                scene='no_such_folder', size=50, layer='no_such_layer')
+
+@pytest.mark.parametrize('name', MISTYPED)
+def test_mistyped_is_refused_before_training(repo, default, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(repo)
+    with pytest.raises(MineC2FError) as e: cells(repo, out=str(tmp_path/'out'), data=str(default[1]/'data'), **{name: MISTYPED[name]})
+    assert str(MISTYPED[name]).split(',')[-1] in str(e.value)
+    assert not (tmp_path/'out').exists()
+
+def contents(folder): return {o.relative_to(folder): o.read_bytes() for o in folder.rglob('*') if o.is_file()}
+
+@pytest.mark.parametrize('theirs', ['data/field_notes.txt', 'metrics.json', 'bundles/teacher/bundle.json', 'index.csv', None])
+def test_a_users_folder_is_left_alone(repo, tmp_path, monkeypatch, theirs):
+    "Also where the output is a file"
+    monkeypatch.chdir(repo)
+    file = tmp_path/'project'/theirs if theirs else tmp_path/'project'
+    file.parent.mkdir(parents=True, exist_ok=True); file.write_text('years of work')
+    before = contents(tmp_path)
+    with pytest.raises(MineC2FError, match='project'): cells(repo, out=str(tmp_path/'project'))
+    assert contents(tmp_path)==before
+
+def start(repo, out):
+    "The command line of the README in a process of its own; what it prints goes to a file"
+    given = dict(out=str(out), methods='minec2f', **EPOCHS)
+    command = [str(Path(sys.executable).with_name('papermill')), 'nbs/train.ipynb', f'{out}.ipynb', '--no-progress-bar', '--stdout-file', f'{out}.txt']
+    return subprocess.Popen([*command, *(w for k,v in given.items() for w in ('-p', k, str(v)))], cwd=repo, env=os.environ | dict(OMP_NUM_THREADS='1'),
+                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+def kill(process): # and the kernel, which is a process of its own
+    children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    for o in [*children, process]:
+        with suppress(psutil.NoSuchProcess): o.kill()  # it may have come to its end meanwhile
+    process.communicate()
+
+def test_killed_twice_and_run_again(repo, default, tmp_path, monkeypatch):
+    "Once at any moment, once while the student trains: in the end the weights and numbers of an unbroken run. It says what it found, and refuses another recipe"
+    (metrics, whole), out, moment = default, tmp_path/'out', random.uniform(2, 25)
+    process = start(repo, out)
+    try: process.wait(moment)
+    except subprocess.TimeoutExpired: kill(process)
+    process = start(repo, out)
+    while not (kept := out/'checkpoints'/'minec2f'/'training.safetensors').exists() and process.poll() is None: time.sleep(.05)
+    kill(process)
+    says = [k for k,v in {'teacher was finished before': out/'bundles'/'teacher', 'of 2 epochs were found in': kept}.items() if v.exists()]
+    process = start(repo, out)
+    process.communicate()
+    printed, again = Path(f'{out}.txt').read_text(), json.loads((out/'metrics.json').read_text())
+    assert process.returncode==0 and says and all(o in printed for o in says), (moment, printed)
+    for name in ('teacher','minec2f'):
+        assert (out/'bundles'/name/'model.safetensors').read_bytes()==(whole/'bundles'/name/'model.safetensors').read_bytes(), moment
+        for k in ('scores','last_losses','per_chip'): assert again[k][name]==metrics[k][name], (k, moment)
+    assert not list(out.glob('checkpoints/*')) and not list(out.rglob('.minec2f-*'))
+    monkeypatch.chdir(repo)
+    with pytest.raises(DatasetError, match=r'lr 0.001 \(asked for: 0.01\)'): cells(repo, out=str(out), methods='minec2f', lr=1e-2, **EPOCHS)
 
 def test_real(repo, real, tmp_path, monkeypatch):
     "Polygons for the coarse domain, masks for the fine one, whole scenes mapped: three bands, degrees instead of metres"
