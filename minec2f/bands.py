@@ -241,7 +241,9 @@ def check_values(
         if not _USUAL[0]<found<_USUAL[1] and fits: warnings.warn(f'{said}, which is unusual{advice}. {hint}', stacklevel=3)
         return
     best = min(fits, key=lambda o: _far(ways[o], stats), default=None)
-    better = f'; {_advice(best, ways[best])}' if best and _far(ways[best], stats)<far/2 else ''
-    said += f', and its band means lie {far:.2g} deviations from those of the training images (mean {np.mean(stats.mean):.3g}){better}'
-    if far>_WRONG and better: raise error(f'{said}. {hint}')
+    closer = best is not None and _far(ways[best], stats)<far/2
+    if not closer and far<_WRONG: return  # a bright desert after dark forests, say
+    said += f', and its band means lie {far:.2g} deviations from those of the training images (mean {np.mean(stats.mean):.3g})'
+    if closer: said += f'; {_advice(best, ways[best])}'
+    if closer and far>_WRONG: raise error(f'{said}. {hint}')
     warnings.warn(f'{said}. {hint}', stacklevel=3)

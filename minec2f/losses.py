@@ -105,7 +105,9 @@ def structural_loss(
 
 # %% ../nbs/06_losses.ipynb #2b4da090
 class SegLoss(nn.Module):
-    "Weighted sum of cross-entropy, generalised Dice and structural loss, of a batch or, where `reduction` is 'none', of each of its items; `terms` holds the weighted values of the last call by name"
+    """Weighted sum of cross-entropy, generalised Dice and structural loss; `terms` holds the weighted values of the last call by name.
+
+    It is one number for a batch, or, where `reduction` is 'none', one for each of its items."""
     def __init__(self,
         a_ce:float=1.,      # Weight of the cross-entropy
         a_gdl:float=1.,     # Weight of the generalised Dice loss

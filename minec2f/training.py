@@ -56,7 +56,8 @@ def set_random_states(
 ):
     "All generators as they were"
     random.setstate(states['python']); np.random.set_state(states['numpy']); torch.set_rng_state(states['torch'])
-    if torch.cuda.is_available() and len(states['cuda'])==torch.cuda.device_count(): torch.cuda.set_rng_state_all(states['cuda'])
+    same_devices = torch.cuda.is_available() and len(states['cuda'])==torch.cuda.device_count()
+    if same_devices: torch.cuda.set_rng_state_all(states['cuda'])
     for o,s in zip(loaders, states['loaders']): o.rng.setstate(s)
 
 # %% ../nbs/08a_training.ipynb #dd9446c8
@@ -78,7 +79,8 @@ class Stream:
             self.begun, self.n, self.batches = random_states(self.loaders), 0, iter(self.dl)
             batch = next(self.batches)
         self.n += 1
-        return tuple(o.as_subclass(torch.Tensor) for o in (batch if self.device is None else to_device(batch, self.device)))
+        if self.device is not None: batch = to_device(batch, self.device)
+        return tuple(o.as_subclass(torch.Tensor) for o in batch)
 
     def kept(self)->dict: return dict(begun=self.begun, n=self.n)
     def restore(self, kept): # the generators are elsewhere afterwards: to be set by the caller
@@ -118,12 +120,14 @@ def _numbers(cb): return {k: v for k,v in vars(cb).items() if isinstance(v, (boo
 # %% ../nbs/08a_training.ipynb #25ca9f95
 def _recorded(learn):
     r = learn.recorder
-    return dict(lrs=[float(o) for o in r.lrs], iters=list(r.iters), losses=torch.stack(r.losses) if r.losses else torch.zeros(0),
-                values=[list(o) for o in r.values], smooth=r.smooth_loss.val, count=r.smooth_loss.count, names=list(r.metric_names))
+    losses = torch.stack(r.losses) if r.losses else torch.zeros(0)
+    return dict(lrs=[float(o) for o in r.lrs], iters=list(r.iters), losses=losses, values=[list(o) for o in r.values],
+                smooth=r.smooth_loss.val, count=r.smooth_loss.count, names=list(r.metric_names))
 
 def _set_recorded(learn, kept):
     r = learn.recorder
-    r.lrs, r.iters, r.losses, r.values = list(kept['lrs']), list(kept['iters']), list(kept['losses']), [L(o) for o in kept['values']]
+    r.lrs, r.iters, r.losses = (list(kept[o]) for o in ('lrs', 'iters', 'losses'))
+    r.values = [L(o) for o in kept['values']]
     r.smooth_loss.val, r.smooth_loss.count, r.metric_names = kept['smooth'], kept['count'], L(kept['names'])
 
 def _gradients(model): # of each parameter None, 0, or the gradient
@@ -146,9 +150,10 @@ def training_state(
     "All that the rest of a training depends on"
     net, before = unwrapped(learn.model), before or {}
     changed = {n: {k: v for k,v in _numbers(o).items() if v!=before.get(n, {}).get(k)} for n,o in _others(learn).items()}
+    ours = {n: o.kept() for n,o in _ours(learn).items()}
     scaler = vars(learn).get('scaler')  # of mixed precision, while it trains
     return dict(model=net.state_dict(), optimiser=_optimiser(learn), gradients=_gradients(net), recorder=_recorded(learn),
-                scaler=scaler and scaler.state_dict(), train_iter=learn.train_iter, callbacks={n: o.kept() for n,o in _ours(learn).items()}, others=changed,
+                scaler=scaler and scaler.state_dict(), train_iter=learn.train_iter, callbacks=ours, others=changed,
                 random=random_states(loaders_of(learn)))
 
 def restore_training(
@@ -158,7 +163,9 @@ def restore_training(
     "Go on where `training_state` was taken"
     net = unwrapped(learn.model)
     net.load_state_dict(state['model'])
-    _set_optimiser(learn, state['optimiser']); _set_gradients(net, state['gradients']); _set_recorded(learn, state['recorder'])
+    _set_optimiser(learn, state['optimiser'])
+    _set_gradients(net, state['gradients'])
+    _set_recorded(learn, state['recorder'])
     if state['scaler'] and vars(learn).get('scaler'): learn.scaler.load_state_dict(state['scaler'])
     learn.train_iter = state['train_iter']
     for n,o in _ours(learn).items(): o.restore(state['callbacks'][n])
@@ -247,7 +254,8 @@ class Checkpoint(TrainingCallback):
     def finished(self): return bool(self.found) and self.found['finished']
 
     def _write(self, epochs, finished=False):
-        write_training(self.path, dict(config=self.config, epochs=epochs, finished=finished, state=training_state(self.learn, self.before)))
+        state = training_state(self.learn, self.before)
+        write_training(self.path, dict(config=self.config, epochs=epochs, finished=finished, state=state))
 
     def before_fit(self):
         self.before = {n: _numbers(o) for n,o in _others(self.learn).items()}
