@@ -79,8 +79,9 @@ def _which(folder): # Changes when another folder takes its place
 def _foreign(folder, kind):
     try: page = json.loads((folder/MARKER).read_text())
     except (OSError, ValueError): page = {}
-    ours = page.get('files', {}) if isinstance(page, dict) and page.get('kind')==kind else {}
-    return [k for k,size in _listing(folder).items() if ours.get(k)!=size]
+    if not (isinstance(page, dict) and page.get('kind')==kind and isinstance(page.get('files'), dict)):
+        return sorted(os.listdir(folder))  # nothing is ours; it may be a whole disk, which is not walked through
+    return [k for k,size in _listing(folder).items() if page['files'].get(k)!=size]
 
 def foreign_files(
     folder:str|Path, # An existing folder
