@@ -368,7 +368,7 @@ def _one_sided(domain, rows, seen):
     "The error for labels that show no mine, or nothing else"
     if not seen<={0, IGNORE}:
         return LabelError(f'the {domain} labels hold {" and ".join(map(str, sorted(seen)))} only, in {len(rows)} chip(s), first '
-                          f'{rows[0]["id"]}: there is no background (0) to tell a mine from. If it was declared as "no data", write 0 there.')
+                          f'{rows[0]["id"]}: there is no background to tell a mine from. Masks have 0 there, and outlines leave some ground around a mine.')
     hint = f'{IGNORE} means "ignore" here: if it is the mine in these masks, recode {IGNORE} to 1.' if IGNORE in seen else (
         'A mine is 1 in a mask. Were the right files, or the right polygons, given?')
     return LabelError(f'the {domain} labels hold {" and ".join(map(str, sorted(seen)))} only, in {len(rows)} chip(s), first '
