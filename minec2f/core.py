@@ -71,15 +71,23 @@ def _listing(folder): # Relative path -> bytes of all files but the marker
 
 def _mark(folder, kind): (folder/MARKER).write_text(json.dumps(dict(kind=kind, files=_listing(folder)), indent=1))
 
+def _page(folder):
+    try: page = json.loads((Path(folder)/MARKER).read_text())
+    except (OSError, ValueError): return {}
+    return page if isinstance(page, dict) else {}
+
 def foreign_files(
     folder:str|Path, # An existing folder
     kind:str,        # What `atomic` wrote there, if it did
 )->list: # Names of files that are not as `atomic` left them; empty where the folder may be replaced
     "What somebody else has in a folder"
-    try: page = json.loads((Path(folder)/MARKER).read_text())
-    except (OSError, ValueError): page = {}
-    ours = page.get('files', {}) if isinstance(page, dict) and page.get('kind')==kind else {}
-    return [k for k,size in _listing(folder).items() if ours.get(k)!=size]
+    while True:
+        page = _page(folder)
+        try: found = _listing(folder)
+        except FileNotFoundError: continue
+        if _page(folder)==page: break  # else it has been replaced meanwhile
+    ours = page.get('files', {}) if page.get('kind')==kind else {}
+    return [k for k,size in found.items() if ours.get(k)!=size]
 
 # %% ../nbs/00_core.ipynb #6e2dbd5b
 _HINTS = {
