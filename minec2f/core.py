@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import lru_cache, wraps
 from itertools import count
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 
 from filelock import FileLock, Timeout
 
@@ -91,7 +92,7 @@ def foreign_files(
     while True:
         before = _which(folder)
         try: found = _foreign(Path(folder), kind)
-        except FileNotFoundError: continue
+        except FileNotFoundError: found = []  # gone for the moment, or for good
         if _which(folder)==before: return found  # else a neighbour has just put another folder there
 
 # %% ../nbs/00_core.ipynb #6e2dbd5b
@@ -127,12 +128,13 @@ def check_output(
     try:
         for o in inputs:
             if _same_file(dst, o): raise WriteError(f'{dst} is {o} itself, which is read; choose another name for the output.')
-        if not os.path.lexists(dst): return
-        if kind is None and dst.is_dir():
+        try: mode = os.stat(dst).st_mode
+        except FileNotFoundError: return
+        if kind is None and S_ISDIR(mode):
             raise WriteError(f'{dst} is a folder; the name of a file was expected, which may lie in it. Nothing was changed.')
-        if kind is None and dst.exists() and not dst.is_file():
-            raise WriteError(f'{dst} is no regular file; choose another name for the output.')
-        if kind and not dst.is_dir(): raise WriteError(f'{dst} is a file; the name of a folder was expected. Nothing was changed.')
+        if kind is None and not S_ISREG(mode): raise WriteError(f'{dst} is no regular file; choose another name for the output.')
+        if kind and not S_ISDIR(mode):
+            raise WriteError(f'{dst} is a file; the name of a folder was expected. Nothing was changed.')
         if kind and (foreign := foreign_files(dst, kind)):
             raise WriteError(f'{dst} is a folder with {len(foreign)} file(s) that are not of a {kind} written by minec2f, or were changed '
                              f'since: {first_few(foreign)}. Nothing was changed; choose another name, or remove the folder yourself.')
