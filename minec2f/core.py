@@ -91,8 +91,9 @@ def foreign_files(
     "What somebody else has in a folder"
     while True:
         before = _which(folder)
+        if before is None: return []  # gone for the moment, or for good
         try: found = _foreign(Path(folder), kind)
-        except FileNotFoundError: found = []  # gone for the moment, or for good
+        except FileNotFoundError: continue
         if _which(folder)==before: return found  # else a neighbour has just put another folder there
 
 # %% ../nbs/00_core.ipynb #6e2dbd5b
