@@ -114,6 +114,8 @@ def check_output(
     try:
         for o in inputs:
             if _same_file(dst, o): raise WriteError(f'{dst} is {o} itself, which is read; choose another name for the output.')
+        if file := next((o for o in dst.parents if os.path.lexists(o) and not o.is_dir()), None):
+            raise WriteError(f'{file} is a file where a folder was expected, so that {dst} cannot be written: choose another place.')
         if not os.path.lexists(dst): return
         if kind is None and dst.is_dir():
             raise WriteError(f'{dst} is a folder; the name of a file was expected, which may lie in it. Nothing was changed.')

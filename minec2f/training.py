@@ -237,7 +237,7 @@ def read_training(
 
 # %% ../nbs/08a_training.ipynb #6950e480
 class Checkpoint(TrainingCallback):
-    "Keeps a training in a folder, once an epoch; raises `TrainingError` for a damaged file and `DatasetError` for that of another training"
+    "Keeps a training in a folder, once an epoch and when it has ended; raises `TrainingError` for a damaged file and `DatasetError` for that of another training"
     order = 1000 # after all that changes something
     def __init__(self,
         folder:str|Path, # Made where needed; one training in each
@@ -262,5 +262,6 @@ class Checkpoint(TrainingCallback):
         if self.found: restore_training(self.learn, self.found['state'])
         for o in _ours(self.learn).values(): Callback.__call__(o, 'before_epoch')  # it begins with what they now hold
         self.found = None  # its tensors are no longer needed
-    def after_epoch(self): self._write(self.epoch+1)
+    def after_epoch(self):
+        if self.epoch+1<self.n_epoch: self._write(self.epoch+1)  # after the last one the training also ends: one state, not two
     def after_fit(self): self._write(self.epoch+1, finished=True)
