@@ -82,6 +82,11 @@ class Stream:
         if self.device is not None: batch = to_device(batch, self.device)
         return tuple(o.as_subclass(torch.Tensor) for o in batch)
 
+    def close(self):
+        "End in the middle of a pass, in which fastai's loader keeps a generator, which nobody can copy"
+        self.batches = iter(())
+        vars(self.dl).pop('it', None)
+
     def kept(self)->dict: return dict(begun=self.begun, n=self.n)
     def restore(self, kept): # the generators are elsewhere afterwards: to be set by the caller
         self.begun, self.n, self.batches = kept['begun'], kept['n'], iter(())

@@ -1,5 +1,5 @@
 "A training that was stopped, by an exception or a SIGKILL, goes on to the same weights, bit for bit, as one that was not."
-import random, signal, subprocess, sys, time
+import copy, random, signal, subprocess, sys, time
 from types import SimpleNamespace
 
 import pandas as pd, pytest, torch
@@ -161,3 +161,10 @@ def test_killed_and_started_again(world, tmp_path, repo, one_thread):
     whole, again = trained(learner(world, 'coarse_selftrain'), 6).model.state_dict(), torch.load(out, weights_only=True)
     assert all(torch.equal(v, again[k]) for k,v in whole.items())
     assert [o.name for o in kept.parent.iterdir()]==[kept.name]  # nothing of the kill is left
+
+@pytest.mark.parametrize('name', ['minec2f','joint'])
+def test_a_trained_learner_can_be_copied(name, world):
+    "Nothing of the last batch is left on it; copy and original train on alike"
+    learn = trained(learner(world, name), 1)
+    twin = copy.deepcopy(learn)
+    assert same(trained(twin, 1), trained(learn, 1))
