@@ -59,7 +59,8 @@ def check_bundle(
 ): # The same; raises `BundleError`
     "Refuse what cannot make maps"
     if all(hasattr(bundle, o) for o in ('model','bands','classes','size','encode')): return bundle
-    hint = 'load_bundle(path)' if isinstance(bundle, (str, os.PathLike)) else 'load_bundle(save_bundle(folder, learn)) of a trained Learner'
+    path = isinstance(bundle, (str, os.PathLike))
+    hint = f'load_bundle({str(bundle)!r})' if path else 'load_bundle(save_bundle(folder, learn)) of a trained Learner'
     raise BundleError(f'a {type(bundle).__name__} was given; a loaded bundle was expected: {hint}.')
 
 # %% ../nbs/12a_bundle.ipynb #873f18e2
