@@ -71,15 +71,20 @@ def _listing(folder): # Relative path -> bytes of all files but the marker
 
 def _mark(folder, kind): (folder/MARKER).write_text(json.dumps(dict(kind=kind, files=_listing(folder)), indent=1))
 
+def _page(folder):
+    try: return json.loads((Path(folder)/MARKER).read_text())
+    except (OSError, ValueError): return {}
+
 def foreign_files(
     folder:str|Path, # An existing folder
     kind:str,        # What `atomic` wrote there, if it did
 )->list: # Names of files that are not as `atomic` left them; empty where the folder may be replaced
     "What somebody else has in a folder"
-    try: page = json.loads((Path(folder)/MARKER).read_text())
-    except (OSError, ValueError): page = {}
+    try: page, files = _page(folder), _listing(folder)
+    except FileNotFoundError: page, files = None, {}
+    if page!=_page(folder): return foreign_files(folder, kind)  # a neighbour has replaced it at this moment
     ours = page.get('files', {}) if isinstance(page, dict) and page.get('kind')==kind else {}
-    return [k for k,size in _listing(folder).items() if ours.get(k)!=size]
+    return [k for k,size in files.items() if ours.get(k)!=size]
 
 # %% ../nbs/00_core.ipynb #6e2dbd5b
 _HINTS = {
@@ -115,7 +120,7 @@ def check_output(
         for o in inputs:
             if _same_file(dst, o): raise WriteError(f'{dst} is {o} itself, which is read; choose another name for the output.')
         if file := next((o for o in dst.parents if os.path.lexists(o) and not o.is_dir()), None):
-            raise WriteError(f'{file} is a file where a folder was expected, so that {dst} cannot be written: choose another place.')
+            raise WriteError(f'{dst} cannot be written. A part of the path is a file where a folder was expected, {file}: choose another place.')
         if not os.path.lexists(dst): return
         if kind is None and dst.is_dir():
             raise WriteError(f'{dst} is a folder; the name of a file was expected, which may lie in it. Nothing was changed.')

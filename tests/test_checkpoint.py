@@ -95,7 +95,7 @@ def test_an_odd_argument_is_named_before_training(world, wrong):
 
 def test_a_file_in_the_way_is_named_before_training(world, tmp_path):
     (tmp_path/'file').write_text('mine')
-    with pytest.raises(WriteError, match='file is a file'): trained(learner(world, 'finetune'), checkpoint=tmp_path/'file', cbs=StopAt(0))
+    with pytest.raises(WriteError, match='A part of the path is a file'): trained(learner(world, 'finetune'), checkpoint=tmp_path/'file', cbs=StopAt(0))
 
 def test_callbacks_of_the_user_go_on(world, tmp_path):
     "The best value of SaveModel, the patience of EarlyStopping, and the gradients of a step that is not yet full"
