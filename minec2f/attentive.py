@@ -85,8 +85,8 @@ class AttentiveDistillation(Method):
         super().__init__(teacher, coarse_dls)
         look_up(feature_attention, FEATURE_ATTENTION, 'feature attention')
         look_up(prediction_attention, PREDICTION_ATTENTION, 'prediction attention')
-        self.schedule = look_up(kd_schedule, KD_SCHEDULES, 'schedule')
-        self.feature, self.prediction = feature_attention if lambda_f else 'none', prediction_attention
+        look_up(kd_schedule, KD_SCHEDULES, 'schedule')
+        self.schedule, self.feature, self.prediction = kd_schedule, feature_attention if lambda_f else 'none', prediction_attention
         self.lambda_f, self.lambda_p, self.tau = (0. if self.feature=='none' else lambda_f), lambda_p, tau
         self.levels, self.cam_level, self.unlabelled_dls = list(levels), cam_level, unlabelled_dls
         self.weighting = check_reliability(sigma_b, mu_b, eps)
@@ -156,4 +156,4 @@ def unlabelled_loss(self:AttentiveDistillation):
 @patch
 def terms(self:AttentiveDistillation):
     losses = dict(feature=(self.lambda_f, self.feature_loss), prediction=(self.lambda_p, self.prediction_loss), unlabelled=(self.lambda_p, self.unlabelled_loss))
-    return {k: self.schedule(self.pct_train)*losses[k][0]*losses[k][1]() for k in losses if k in self.names}
+    return {k: KD_SCHEDULES[self.schedule](self.pct_train)*losses[k][0]*losses[k][1]() for k in losses if k in self.names}

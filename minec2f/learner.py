@@ -7,7 +7,7 @@ __all__ = ['BN', 'FreezeBN', 'KeepBest', 'poly_schedule', 'reseed', 'ClipGradien
            'configuration', 'encoder_splitter', 'teacher_learner', 'model_of', 'spec_of', 'spec_gaps', 'c2f_learner']
 
 # %% ../nbs/12_learner.ipynb #c695edda
-import copy, math, numbers, random, sys, time
+import copy, math, numbers, os, random, sys, time
 from contextlib import contextmanager
 
 import numpy as np, torch
@@ -183,11 +183,16 @@ def configuration(
     return dict(network=unwrapped(learn.model).config, loss=_of_loss(learn.loss_func), data=_of_loaders(learn.dls)) | learn.made | more
 
 # %% ../nbs/12_learner.ipynb #2e3f8316
-def _check_training(n_epoch, lr, warmup):
+def _check_training(n_epoch, lr, warmup, power, seed, checkpoint):
     if not isinstance(n_epoch, numbers.Integral) or n_epoch<0: raise OptionError(f'n_epoch={n_epoch!r}: a whole number of epochs was expected.')
     if not isinstance(lr, numbers.Real) or not 0<lr<math.inf:
         raise OptionError(f'lr={lr!r}: one number above 0 was expected; the rate of the encoder is that times encoder_lr_mult of c2f_learner.')
-    if not 0<=warmup<1: raise OptionError(f'warmup={warmup!r}: a share of the steps in 0-1 was expected, such as 0.05.')
+    if not isinstance(warmup, numbers.Real) or not 0<=warmup<1:
+        raise OptionError(f'warmup={warmup!r}: a share of the steps in 0-1 was expected, such as 0.05.')
+    if not isinstance(power, numbers.Real) or not 0<=power<math.inf: raise OptionError(f'power={power!r}: a number of at least 0 was expected, such as 0.9.')
+    if not isinstance(seed, (numbers.Integral, type(None))): raise OptionError(f'seed={seed!r}: a whole number or None was expected.')
+    if checkpoint is not None and (not isinstance(checkpoint, (str, os.PathLike)) or checkpoint==''):
+        raise OptionError(f'checkpoint={checkpoint!r}: the name of a folder or None was expected.')
 
 @patch
 def fit_poly(self:MineLearner,
@@ -201,7 +206,7 @@ def fit_poly(self:MineLearner,
 ): # Raises `OptionError`, `TrainingError`, and for a checkpoint of another training `DatasetError`
     "Train with `poly_schedule`; the encoder's rate is scaled by the Learner's `encoder_lr_mult`"
     lr = self.lr if lr is None else lr
-    _check_training(n_epoch, lr, warmup)
+    _check_training(n_epoch, lr, warmup, power, seed, checkpoint)
     asked = dict(n_epoch=n_epoch, lr=lr, warmup=warmup, power=power, seed=seed)
     point = None if checkpoint is None else Checkpoint(checkpoint, configuration(self) | asked)
     if point and point.finished: return self._take_up(point)
@@ -231,6 +236,7 @@ def encoder_splitter(model):
 def _check_loss(loss):
     if not (hasattr(loss, 'names') and hasattr(loss, 'terms')):
         raise OptionError(f'loss is {loss!r}; a SegLoss, whose terms are known by name, was expected. SegLoss(a_gdl=0) is the cross-entropy alone.')
+    if not loss.names: raise OptionError('every weight of the loss is 0, so that nothing would be learned; give at least one above 0, as SegLoss() does.')
 
 def _mine_learner(dls, model, loss, terms, lr, wd, encoder_lr_mult, keep_best, cbs, title, **made):
     _check_loss(loss)

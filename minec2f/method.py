@@ -184,11 +184,18 @@ def check_readable(self:Method):
         raise OptionError(f"method {self.key!r} reads features inside the network while it trains, which a network that is compiled, or spread over "
                           "several devices, does not show; train it as c2f_learner made it, and compile what load_bundle gives.")
 
+def _holds_graph(x): # a tensor that remembers its making, or a list, tuple or dict with one inside
+    if isinstance(x, torch.Tensor): return x.grad_fn is not None
+    if isinstance(x, dict): return _holds_graph(list(x.values()))
+    return isinstance(x, (list, tuple)) and any(map(_holds_graph, x))
+
 @patch
 def release(self:Method):
-    "Take all hooks off the networks, and let go of the streams: when a training has ended, however it ended"
+    "Take all hooks off the networks, let go of the streams and of the last batch: when a training has ended, however it ended"
     for o in self.hooks: o.remove()
+    for o in self.streams.values(): o.close()
     self.hooks,self.streams = (),{}
+    for k in [k for k,v in vars(self).items() if _holds_graph(v)]: delattr(self, k)  # else the memory of a batch is held, and nothing can be copied
 
 @patch
 def coarse_batch(self:Method)->tuple: # Images (B,C,H,W) and coarse labels (B,H,W), plain tensors on the device

@@ -43,7 +43,7 @@ def read_state(
     path:str|Path, # `.safetensors`, or anything `torch.load` reads as data
 )->dict: # Name -> finite tensor, on the CPU; raises `WeightsError`
     "Weights in a file, never code"
-    if not Path(path).exists():
+    if not isinstance(path, (str,Path)) or not Path(path).exists():
         raise WeightsError(f"weights {str(path)!r}: no such file; give the path of an encoder's .safetensors or .pth, None for random "
                            "ones, or 'imagenet' where the encoder has such.")
     try:

@@ -82,6 +82,11 @@ class Stream:
         if self.device is not None: batch = to_device(batch, self.device)
         return tuple(o.as_subclass(torch.Tensor) for o in batch)
 
+    def close(self):
+        "End in the middle of a pass, in which fastai's loader keeps a generator, which nobody can copy"
+        self.batches = iter(())
+        vars(self.dl).pop('it', None)
+
     def kept(self)->dict: return dict(begun=self.begun, n=self.n)
     def restore(self, kept): # the generators are elsewhere afterwards: to be set by the caller
         self.begun, self.n, self.batches = kept['begun'], kept['n'], iter(())
@@ -237,7 +242,7 @@ def read_training(
 
 # %% ../nbs/08a_training.ipynb #6950e480
 class Checkpoint(TrainingCallback):
-    "Keeps a training in a folder, once an epoch; raises `TrainingError` for a damaged file and `DatasetError` for that of another training"
+    "Keeps a training in a folder, once an epoch and when it has ended; raises `TrainingError` for a damaged file and `DatasetError` for that of another training"
     order = 1000 # after all that changes something
     def __init__(self,
         folder:str|Path, # Made where needed; one training in each
@@ -262,5 +267,6 @@ class Checkpoint(TrainingCallback):
         if self.found: restore_training(self.learn, self.found['state'])
         for o in _ours(self.learn).values(): Callback.__call__(o, 'before_epoch')  # it begins with what they now hold
         self.found = None  # its tensors are no longer needed
-    def after_epoch(self): self._write(self.epoch+1)
+    def after_epoch(self):
+        if self.epoch+1<self.n_epoch: self._write(self.epoch+1)  # after the last one the training also ends: one state, not two
     def after_fit(self): self._write(self.epoch+1, finished=True)

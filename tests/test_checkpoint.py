@@ -1,5 +1,5 @@
 "A training that was stopped, by an exception or a SIGKILL, goes on to the same weights, bit for bit, as one that was not."
-import random, signal, subprocess, sys, time
+import copy, random, signal, subprocess, sys, time
 from types import SimpleNamespace
 
 import pandas as pd, pytest, torch
@@ -9,7 +9,7 @@ from fastai.callback.training import GradientAccumulation
 from fastai.torch_core import set_seed
 
 from minec2f.chips import load_index
-from minec2f.core import DatasetError, TrainingError
+from minec2f.core import DatasetError, OptionError, TrainingError, WriteError
 from minec2f.data import mine_dls
 from minec2f.learner import c2f_learner, teacher_learner
 from minec2f.method import METHODS
@@ -24,7 +24,7 @@ def make_world(folder):
     "Loaders of windows of 32 px and a teacher that has learned nothing"
     if not folder.exists(): synth_dataset(folder, n_coarse=8, n_fine=8, size=64, seed=0)
     index = site_split(load_index(folder))
-    index = pd.concat([index, index[index['domain']=='fine'].head(3).assign(domain='unlabelled', split='train')])
+    index = pd.concat([index, index[(index['domain']=='fine') & (index['split']=='train')].head(3).assign(domain='unlabelled')])
     coarse = mine_dls(index, 'coarse', BANDS, size=32, bs=16, device='cpu')
     fine, bare = (mine_dls(index, o, spec=coarse.spec, size=32, bs=n, device='cpu') for o,n in (('fine',8), ('unlabelled',8)))
     set_seed(0)
@@ -53,6 +53,11 @@ class StopAt(Callback):
 def interrupted(learn, epoch=1, cbs=(), **kwargs):
     with pytest.raises(InterruptedError): trained(learn, cbs=[*cbs, StopAt(epoch)], **kwargs)
 
+class StopAtTheEnd(Callback):
+    "Like a power cut after the last epoch, before the training has ended"
+    order,run_valid = 999,False
+    def after_fit(self): raise InterruptedError('stopped')
+
 def same(a, b):
     a, b = a.model.state_dict(), b.model.state_dict()
     return a.keys()==b.keys() and all(torch.equal(v, b[k]) for k,v in a.items())
@@ -75,6 +80,22 @@ def test_a_further_training_goes_on_alike(name, world, tmp_path):
     whole = trained(learner(world, name), 1, checkpoint=tmp_path)
     done = trained(learner(world, name), 1, checkpoint=tmp_path)
     assert same(trained(done, 1), trained(whole, 1))
+
+def test_stopped_between_the_last_epoch_and_the_end(world, tmp_path):
+    "The best epoch and the curves are those of an unbroken training"
+    whole, again = trained(learner(world, 'finetune')), learner(world, 'finetune')
+    with pytest.raises(InterruptedError): trained(learner(world, 'finetune'), checkpoint=tmp_path, cbs=StopAtTheEnd())
+    trained(again, checkpoint=tmp_path)
+    assert same(again, whole) and again.keep_best.epoch_kept==whole.keep_best.epoch_kept
+    assert len(again.recorder.values)==2 and again.recorder.values==whole.recorder.values
+
+@pytest.mark.parametrize('wrong', [dict(checkpoint=''), dict(checkpoint=True), dict(power='a'), dict(power=-1), dict(warmup=None), dict(seed=1.5)])
+def test_an_odd_argument_is_named_before_training(world, wrong):
+    with pytest.raises(OptionError, match=next(iter(wrong))): learner(world, 'finetune').fit_poly(1, **wrong)
+
+def test_a_file_in_the_way_is_named_before_training(world, tmp_path):
+    (tmp_path/'file').write_text('mine')
+    with pytest.raises(WriteError, match='A part of the path is a file'): trained(learner(world, 'finetune'), checkpoint=tmp_path/'file', cbs=StopAt(0))
 
 def test_callbacks_of_the_user_go_on(world, tmp_path):
     "The best value of SaveModel, the patience of EarlyStopping, and the gradients of a step that is not yet full"
@@ -140,3 +161,10 @@ def test_killed_and_started_again(world, tmp_path, repo, one_thread):
     whole, again = trained(learner(world, 'coarse_selftrain'), 6).model.state_dict(), torch.load(out, weights_only=True)
     assert all(torch.equal(v, again[k]) for k,v in whole.items())
     assert [o.name for o in kept.parent.iterdir()]==[kept.name]  # nothing of the kill is left
+
+@pytest.mark.parametrize('name', ['minec2f','joint'])
+def test_a_trained_learner_can_be_copied(name, world):
+    "Nothing of the last batch is left on it; copy and original train on alike"
+    learn = trained(learner(world, name), 1)
+    twin = copy.deepcopy(learn)
+    assert same(trained(twin, 1), trained(learn, 1))

@@ -89,7 +89,7 @@ def cells(repo, **parameters):
 
 MISTYPED = dict(profile='smok', methods='minec2f,finetun', encoder='resnet19', gate='soft', segmentation=16, pyramid=0, kd_schedule='cosine', feature_attention='cbam',
                 prediction_attention='reliabilty', weights='no_such.pth', lr='fast', student_epochs=0, tau=float('nan'), table='no_such.csv', bands='B04,B99',
-                scene='no_such_folder', size=50, layer='no_such_layer')
+                scene='no_such_folder', size=50, layer='no_such_layer', lambda_f=-1, a_ce=-.5, min_area_ha=-2, band_names=8)
 
 @pytest.mark.parametrize('name', MISTYPED)
 def test_mistyped_is_refused_before_training(repo, default, tmp_path, monkeypatch, name):
