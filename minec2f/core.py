@@ -156,10 +156,10 @@ def _locked(work, wait_s):
     while True:
         try: work.mkdir(exist_ok=True)
         except FileExistsError:
-            if work.is_symlink() or work.is_file(): raise
-            continue  # he has just finished and taken the folder away
+            if os.path.lexists(work) and not work.is_dir(): raise  # something else is in the way
+            continue
         try: return FileLock(work/'lock', timeout=wait_s).acquire().lock
-        except FileNotFoundError: pass  # likewise
+        except (FileNotFoundError, FileExistsError): pass  # a neighbour has just finished and taken the folder away
         except Timeout: return None
 
 @contextmanager
