@@ -305,8 +305,10 @@ def check_polygons(
     others = set(gdf.geom_type) - {'Polygon', 'MultiPolygon'}
     if len(gdf)==0 or gdf.is_empty.all(): raise PolygonError(f'{what} holds no polygon; a layer with mine outlines was expected.')
     if others:
-        raise PolygonError(f'{what} holds {", ".join(sorted(map(str, others)))}; only polygons can be labels. Buffer or drop the others, or '
-                           'have the polygons in them kept (argument fix).')
+        kinds = set(gdf.geom_type)
+        mixed = ', or have the polygons among them kept (argument fix)' if kinds-others or 'GeometryCollection' in kinds else ''
+        raise PolygonError(f'{what} holds {", ".join(sorted(map(str, others)))}; only polygons can be labels. Buffer or drop the '
+                           f'others{mixed}.')
     bad = gdf[~gdf.is_valid]
     if len(bad):
         raise PolygonError(f'{what} has {len(bad)} invalid polygon(s), first at row {bad.index[0]} '
