@@ -184,18 +184,18 @@ def check_readable(self:Method):
         raise OptionError(f"method {self.key!r} reads features inside the network while it trains, which a network that is compiled, or spread over "
                           "several devices, does not show; train it as c2f_learner made it, and compile what load_bundle gives.")
 
-def _holds_graph(x): # a tensor that remembers its making, or a list, tuple or dict with one inside
-    if isinstance(x, torch.Tensor): return x.grad_fn is not None
-    if isinstance(x, dict): return _holds_graph(list(x.values()))
-    return isinstance(x, (list, tuple)) and any(map(_holds_graph, x))
+def _without_graph(x): # tensors, also those in lists, tuples and dicts, without the memory of their making
+    if isinstance(x, torch.Tensor): return x.detach()
+    if isinstance(x, dict): return {k: _without_graph(v) for k,v in x.items()}
+    return type(x)(map(_without_graph, x)) if type(x) in (list, tuple) else x
 
 @patch
 def release(self:Method):
-    "Take all hooks off the networks, let go of the streams and of the last batch: when a training has ended, however it ended"
+    "Take all hooks off the networks, let go of streams and graphs: when a training has ended, however it ended"
     for o in self.hooks: o.remove()
     for o in self.streams.values(): o.close()
     self.hooks,self.streams = (),{}
-    for k in [k for k,v in vars(self).items() if _holds_graph(v)]: delattr(self, k)  # else the memory of a batch is held, and nothing can be copied
+    for k,v in list(vars(self).items()): setattr(self, k, _without_graph(v))  # else the last batch cannot be copied
 
 @patch
 def coarse_batch(self:Method)->tuple: # Images (B,C,H,W) and coarse labels (B,H,W), plain tensors on the device
