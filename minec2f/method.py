@@ -195,7 +195,7 @@ def release(self:Method):
     for o in self.hooks: o.remove()
     for o in self.streams.values(): o.close()
     self.hooks,self.streams = (),{}
-    for k,v in list(vars(self).items()): setattr(self, k, _without_graph(v))  # else the last batch cannot be copied
+    vars(self).update({k: _without_graph(v) for k,v in vars(self).items()})  # else the last batch cannot be copied
 
 @patch
 def coarse_batch(self:Method)->tuple: # Images (B,C,H,W) and coarse labels (B,H,W), plain tensors on the device

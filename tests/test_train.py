@@ -58,7 +58,7 @@ def test_parameters_change_the_result(repo, default, tmp_path, monkeypatch):
     """Without weight on distillation the method is fine-tuning, chip for chip; with it, on the same teacher, it is not. A table that has a split keeps it,
     whatever test_share says"""
     before, out = default
-    site_split(load_index(out/'data'), .2, .3)[['id','site','domain','split']].to_csv(out/'data'/'own.csv', index=False)
+    site_split(load_index(out/'data'), .2, .3)[['id','site','domain','split','polygons']].to_csv(out/'data'/'own.csv', index=False)
     after = run(repo, tmp_path/'p', monkeypatch, lambda_f=0., lambda_p=0., data=str(out/'data'), table='own.csv', test_share=.6, **SMALL, **EPOCHS)
     assert after['config']['lambda_f']==0
     assert chips(after, 'teacher')==chips(before, 'teacher')
