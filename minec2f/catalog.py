@@ -127,7 +127,7 @@ def _is_grid(p):
         (h,w), t = map(int, p['proj:shape']), [float(o) for o in p['proj:transform']]
         lies = len(t) in (6, 9) and np.isfinite(t).all() and t[0]*t[4]!=t[1]*t[3]
         return min(h, w)>0 and lies and any(_is_crs(o) for o in names if isinstance(o, (str,int)))
-    except (TypeError, ValueError): return False
+    except (TypeError, ValueError, OverflowError): return False
 
 GRID = 'proj:shape', 'proj:transform'
 

@@ -345,6 +345,9 @@ class StacReader:
         if hidden>self.window_cloud:
             raise SceneError(f"{task['id']}: cloudy: of {len(passes)} pass(es) in {self.dates}, {hidden:.0%} of the window stays under cloud "
                              f"(window_cloud={self.window_cloud:.0%}); widen the dates, or allow more.")
+        if not seen.valid.any():
+            raise SceneError(f"{task['id']}: none of {len(passes)} pass(es) in {self.dates} shows a valid pixel of the window; widen the "
+                             'dates, or check what the catalogue says of the places of its scenes.')
         return seen
 
     def _in_the_way(self, seen, cloudy):
