@@ -9,7 +9,7 @@ __all__ = ['NODATA', 'CACHE', 'window_starts', 'blend_weights', 'RowBand', 'tile
            'geodesic_ha', 'in_one_piece', 'cut_at_180', 'simplified', 'to_polygons']
 
 # %% ../nbs/13_predict.ipynb #d950d531
-import json, math, os
+import json, os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -291,9 +291,7 @@ def check_scene(
 
 # %% ../nbs/13_predict.ipynb #f83ee688
 def _check_room(need, what):
-    names = os.sysconf_names
-    free = os.sysconf('SC_AVPHYS_PAGES')*os.sysconf('SC_PAGE_SIZE') if 'SC_AVPHYS_PAGES' in names else math.inf
-    if need>.8*free:
+    if need>.8*free_memory():
         raise RasterError(f'{what} needs {need/2**30:.3g} GB of memory, more than there is; cut the image, or check whether the file is '
                           'damaged.')
 

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['RASTER_SUFFIXES', 'VECTOR_FORMATS', 'Grid', 'is_remote', 'refuse_links', 'open_raster', 'raster_files', 'read_grid',
            'check_same_grid', 'metres_per_pixel', 'utm_epsg', 'write_raster', 'raster_bands', 'valid_pixels',
-           'read_chip', 'file_radiometry', 'unused_value', 'polygonal', 'check_polygons', 'read_layer', 'read_polygons',
-           'draw_shapes', 'shapes_on', 'rasterize_polygons', 'vector_format', 'writable_columns', 'write_polygons']
+           'free_memory', 'read_chip', 'file_radiometry', 'unused_value', 'polygonal', 'check_polygons', 'read_layer',
+           'read_polygons', 'draw_shapes', 'shapes_on', 'rasterize_polygons', 'vector_format', 'writable_columns',
+           'write_polygons']
 
 # %% ../nbs/01_raster.ipynb #9c4cdf44
 import json, os, re, warnings
@@ -231,10 +232,14 @@ def _collar(src, x, numbers, window):
     if black.any() and others: black &= (src.read(others, window=window)==0).all(0)
     return black & (src.count>1)
 
+def free_memory()->float: # Bytes; infinite where the system does not say
+    "Memory that is free now"
+    if 'SC_AVPHYS_PAGES' not in os.sysconf_names: return np.inf
+    return os.sysconf('SC_AVPHYS_PAGES')*os.sysconf('SC_PAGE_SIZE')
+
 def _check_memory(src, numbers, win, path):
-    need, names = len(numbers)*win.width*win.height*np.dtype(src.dtypes[0]).itemsize, os.sysconf_names
-    free = os.sysconf('SC_AVPHYS_PAGES')*os.sysconf('SC_PAGE_SIZE') if 'SC_AVPHYS_PAGES' in names else np.inf
-    if need>.8*free:
+    need = len(numbers)*win.width*win.height*np.dtype(src.dtypes[0]).itemsize
+    if need>.8*free_memory():
         raise RasterError(f'{path} would need {need/2**30:.3g} GB of memory ({win.width:.0f}x{win.height:.0f} px, {len(numbers)} '
                           'bands), more than there is; read it by windows, or check whether the file is damaged.')
 
