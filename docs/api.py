@@ -94,7 +94,8 @@ def read_module(
     "What a module makes public, in the order of the source"
     text = Path(path).read_text(encoding='utf-8')
     lines, body = text.splitlines(), ast.parse(text).body
-    public = next((ast.literal_eval(o.value) for o in body if '__all__' in assigned_names(o)), [])
+    imported = [name.name for o in body if isinstance(o, ast.ImportFrom) and o.level for name in o.names]
+    public = next((ast.literal_eval(o.value) for o in body if '__all__' in assigned_names(o)), imported)
     items = []
     for node in body:
         if isinstance(node, ast.ClassDef) and node.name in public:

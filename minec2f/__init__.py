@@ -1,7 +1,9 @@
 __version__ = "0.0.1"
 
 import warnings as _warnings
+from . import _moved
 from .docstrings import install as _install
 
 _warnings.filterwarnings('ignore', '`torch.jit.script` is deprecated', FutureWarning, 'torch.jit') # fastai's, at each import of it
 _install() # help(f) shows what the comments in the source say
+_moved.install()

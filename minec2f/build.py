@@ -20,10 +20,10 @@ from filelock import FileLock, Timeout
 from . import __version__
 from .core import *
 from .chips import DOMAINS
-from .plan import *
-from .imagery import *
-from .cut import *
-from .sources import *
+from .chipping.plan import *
+from .chipping.imagery import *
+from .chipping.cut import *
+from .chipping.sources import *
 from .splits import drop_near
 
 # %% ../nbs/03i_build.ipynb #7257d159

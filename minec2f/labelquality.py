@@ -14,7 +14,7 @@ import numpy as np, pandas as pd, shapely
 
 from .core import *
 from .raster import *
-from .labelnoise import *
+from .world.labelnoise import *
 
 # %% ../nbs/03c_labelquality.ipynb #a6c86e5d
 Pair = namedtuple('Pair', 'site coarse fine') # text, shapely geometries in metres

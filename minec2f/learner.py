@@ -35,8 +35,8 @@ from .metrics import *
 from .models import *
 from .training import *
 from .method import *
-from .attentive import *
-from . import networks, prithvi, baselines, incremental, branches, replay, adapt, plus  # noqa: F401 (they register themselves)
+from .methods.attentive import *
+from . import networks, prithvi, methods as _methods  # noqa: F401 (they register architectures and methods)
 
 # %% ../nbs/12_learner.ipynb #ccaa4d56
 class FreezeBN(Callback):

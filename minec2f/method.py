@@ -238,7 +238,7 @@ def register(
     return known
 
 def _all_methods():
-    from minec2f import learner  # noqa: F401 (it imports all modules that register methods)
+    from minec2f import methods  # noqa: F401 (its modules register theirs)
     return METHODS
 
 def get_method(

@@ -20,10 +20,10 @@ from fastcore.meta import delegates
 from .core import *
 from .bands import *
 from .raster import *
-from .plan import *
-from .imagery import *
+from .chipping.plan import *
+from .chipping.imagery import *
 from .build import *
-from .catalog import *
+from .chipping.catalog import *
 
 # %% ../nbs/04a_stac.ipynb #1a42b7c2
 def scene_radiometry(

@@ -18,9 +18,9 @@ from rasterio.warp import transform as warp_points
 from .core import *
 from .bands import *
 from .raster import *
-from .land import *
-from .scenes import *
-from .labelnoise import *
+from .world.land import *
+from .world.scenes import *
+from .world.labelnoise import *
 
 # %% ../nbs/02c_synth.ipynb #a26167bc
 Domain = namedtuple('Domain', 'name sensor climates weights empty') # empty: probability that a chip holds no mine

@@ -9,11 +9,11 @@ import numpy as np, pandas as pd
 
 from minec2f.chips import UNLABELLED, load_index, read_index
 from minec2f.core import atomic, look_up
-from minec2f.falsify import falsification_report
-from minec2f.ladder import run_ladder, seed_numbers
-from minec2f.paperdata import rows_there
+from minec2f.study.falsify import falsification_report
+from minec2f.study.ladder import run_ladder, seed_numbers
+from minec2f.study.paperdata import rows_there
 from minec2f.raster import write_raster
-from minec2f.results import ladder_table, ladder_text, markdown
+from minec2f.study.results import ladder_table, ladder_text, markdown
 from minec2f.synth import synth_dataset, utm_grid
 
 REPO = Path(__file__).resolve().parent.parent

@@ -214,10 +214,10 @@ def geojson(folder):
     return _polygons(folder, '.geojson', lambda rng, good: spoil_json(rng, good.decode()), 'GeoJSON')
 
 def _catalogue(folder, *dates):
-    from minec2f.archive import synth_archive
-    from minec2f.catalog import list_scenes
-    from minec2f.plan import plan_tasks
-    from minec2f.sources import read_source
+    from minec2f.world.archive import synth_archive
+    from minec2f.chipping.catalog import list_scenes
+    from minec2f.chipping.plan import plan_tasks
+    from minec2f.chipping.sources import read_source
     from minec2f.stac import StacReader
     root = synth_archive(folder/'archive', n_sites=1, scene_size=96, mines=1, dates=dates, clouds=(0.,), border=False,
                          antimeridian=False)

@@ -8,14 +8,14 @@ import geopandas as gpd, numpy as np, pandas as pd, pytest, rasterio
 from rasterio.transform import from_origin
 from shapely.geometry import box
 
-from minec2f.archive import synth_archive
+from minec2f.world.archive import synth_archive
 from minec2f.build import build_chips, load_source, try_task
 from minec2f.chips import load_index
 from minec2f.core import NetworkError, WriteError
-from minec2f.cut import make_chip
-from minec2f.fileserver import Fault, serve
-from minec2f.imagery import LocalRasters, snap_window
-from minec2f.plan import plan_tasks, window_of
+from minec2f.chipping.cut import make_chip
+from minec2f.world.fileserver import Fault, serve
+from minec2f.chipping.imagery import LocalRasters, snap_window
+from minec2f.chipping.plan import plan_tasks, window_of
 from minec2f.raster import read_chip
 from minec2f.stac import build_coarse_dataset
 

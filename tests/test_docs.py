@@ -1,5 +1,6 @@
 "The pages of the documentation site are complete. (`make docs` builds the site itself, every warning an error.)"
 import ast, importlib, inspect, json, re, sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import numpy as np, pytest
@@ -111,7 +112,9 @@ def test_llms_txt_names_every_page_and_only_what_exists(docs, pages):
 def layers(repo):
     "Module -> its line in the drawing of CONTRIBUTING.md"
     drawing = re.search(r'^## Layers.*?^```\n(.*?)^```', (repo/'CONTRIBUTING.md').read_text(), re.M|re.S)[1]
-    return {name: i for i,line in enumerate(drawing.splitlines()) for name in line.split()[1:]}
+    def modules(name): # `wing/*` stands for all of them
+        return [f'{name[:-2]}.{o.stem}' for o in (repo/'minec2f'/name[:-2]).glob('[!_]*.py')] if name.endswith('/*') else [name]
+    return {o: i for i,line in enumerate(drawing.splitlines()) for name in line.split()[1:] for o in modules(name)}
 
 def imported(name, path):
     "Modules of this package that a module imports, wherever in it"
@@ -127,6 +130,7 @@ def test_modules_import_from_their_layer_and_those_above_it_in_the_drawing(docs,
     pairs = {(a, b) for a in modules for b in imported(a, modules[a]) if b in modules}
     layer = lambda module: level[module.removeprefix('minec2f.')]
     assert len(pairs)>len(modules) and [(a, b) for a,b in sorted(pairs) if layer(b)>layer(a)]==[]
+    TopologicalSorter({o: {b for a,b in pairs if a==o} for o in modules}).prepare() # raises CycleError
 
 def test_the_lesson_in_contributing_runs(repo):
     blocks = re.findall(r'^```python\n(.*?)^```', (repo/'CONTRIBUTING.md').read_text(), re.M|re.S)

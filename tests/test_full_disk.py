@@ -6,7 +6,7 @@ import json, resource, sys
 from pathlib import Path
 from types import SimpleNamespace
 import geopandas as gpd, numpy as np, rasterio, torch
-from minec2f.archive import synth_archive
+from minec2f.world.archive import synth_archive
 from minec2f.bands import BandStats, to_reflectance
 from minec2f.bundle import load_bundle, save_bundle
 from minec2f.core import WriteError

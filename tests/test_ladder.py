@@ -3,7 +3,7 @@ import json, os, shutil, signal, subprocess, sys, time
 import nbformat, numpy as np, papermill, pandas as pd, pytest
 from minec2f.chips import load_index
 from minec2f.core import DatasetError, MineC2FError, SplitError
-from minec2f.ladder import ladder_table, read_ladder, run_ladder
+from minec2f.study.ladder import ladder_table, read_ladder, run_ladder
 from minec2f.raster import read_chip, write_raster
 from minec2f.synth import synth_dataset
 
@@ -73,7 +73,7 @@ SMALL = dict(teacher=dict(epochs=1, lr=1e-3, encoder='resnet18', pyramid=64, seg
 
 def spawn(data, out, seeds, rows=ROWS, **other):
     "A ladder in a process of its own"
-    code = f"from minec2f.ladder import run_ladder; run_ladder({str(data)!r}, {rows!r}, {seeds!r}, {str(out)!r}, **{SMALL | other!r})"
+    code = f"from minec2f.study.ladder import run_ladder; run_ladder({str(data)!r}, {rows!r}, {seeds!r}, {str(out)!r}, **{SMALL | other!r})"
     return subprocess.Popen([sys.executable, '-W', 'ignore', '-c', code], env=os.environ | dict(OMP_NUM_THREADS='1'),
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

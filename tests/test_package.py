@@ -36,8 +36,8 @@ def documented(path):
 
 def test_help_shows_every_comment(repo):
     n, lost = 0, []
-    for path in sorted(repo.glob('minec2f/[!_]*.py')):
-        module = import_module(f'minec2f.{path.stem}')
+    for path in sorted((repo/'minec2f').rglob('[!_]*.py')):
+        module = import_module('.'.join(path.relative_to(repo).with_suffix('').parts))
         for names,parameter,comment in documented(path):
             o = module
             for name in names:

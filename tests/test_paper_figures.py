@@ -78,7 +78,7 @@ def test_missing_rows_are_named(repo, place):
 
 def test_numbers_are_the_ladders(repo, place):
     "What the tables say is what the result files say"
-    from minec2f.results import ladder_table
+    from minec2f.study.results import ladder_table
     table = pd.read_csv(place/'table_main'/'table_main.csv', index_col='row')
     direct = ladder_table(models(place)/'fpn')
     assert abs(table.loc['minec2f','miou']-direct.loc['minec2f','miou'])<1e-9 and table.loc['finetune','seeds']==1

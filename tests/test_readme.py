@@ -5,12 +5,13 @@ from fnmatch import fnmatch
 
 import geopandas as gpd, numpy as np, pandas as pd, papermill, pytest, rasterio, yaml
 
-from minec2f import catalog, data, learner, stac
-from minec2f.archive import synth_archive
+from minec2f import data, learner, stac
+from minec2f.chipping import catalog
+from minec2f.world.archive import synth_archive
 from minec2f.bundle import save_bundle
 from minec2f.chips import load_index
 from minec2f.core import MineC2FError
-from minec2f.fileserver import serve
+from minec2f.world.fileserver import serve
 from minec2f.method import methods
 from minec2f.models import attentive_fpn
 from minec2f.predict import predict_scene

@@ -5,17 +5,17 @@ from scipy import ndimage, stats
 from scipy.spatial.distance import cdist
 
 from minec2f.attention import CBAM
-from minec2f.binned import *
+from minec2f.study.binned import *
 from minec2f.boundary import *
-from minec2f.calibration import brier, confidence_and_hit, ece
+from minec2f.study.calibration import brier, confidence_and_hit, ece
 from minec2f.contour import contour_distance
-from minec2f.distill import *
+from minec2f.methods.distill import *
 from minec2f.losses import *
 from minec2f.evaluate import macro
 from minec2f.losses import _structural
 from minec2f.metrics import Confusion
 from minec2f.noisy import *
-from minec2f.shift import *
+from minec2f.study.shift import *
 
 F64 = torch.float64
 def close(a, b, eps=1e-6): np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=eps, rtol=0)

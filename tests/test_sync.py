@@ -7,7 +7,8 @@ def run(name, folder):
     assert done.returncode==0, done.stderr
 
 def differing(a, b):
-    return [o for o in sorted({p.name for d in (a, b) for p in d.iterdir() if p.is_file() and p.name[0]!='.'})
+    def files(folder): return {p.relative_to(folder) for p in folder.rglob('*') if p.suffix in ('.py', '.ipynb')}
+    return [str(o) for o in sorted(files(a) | files(b))
             if not ((a/o).exists() and (b/o).exists() and filecmp.cmp(a/o, b/o, shallow=False))]
 
 def test_export_and_clean_leave_no_diff(repo, tmp_path):

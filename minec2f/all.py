@@ -1,0 +1,22 @@
+"What most people need, in one import: `from minec2f.all import *`"
+from .core import MineC2FError
+from .bands import BandStats, composite, ndvi, to_reflectance
+from .raster import metres_per_pixel, rasterize_polygons, read_chip, read_grid, read_polygons, write_raster
+from .chips import IGNORE, load_index, read_sample
+from .splits import assert_no_leak, country_split, show_split, site_split, split_table
+from .curate import chip_facts, curate, write_curated
+from .build import build_chips
+from .stac import build_coarse_dataset
+from .synth import synth_dataset
+from .data import InputSpec, mine_dls
+from .losses import SegLoss
+from .metrics import Confusion
+from .models import mine_model
+from .method import Method, methods, register
+from .learner import c2f_learner, teacher_learner
+from .bundle import load_bundle, save_bundle
+from .predict import predict_array, predict_scene, to_polygons
+from .refine import refine_polygons
+from .evaluate import by_group, evaluate, summarize
+from .viz import learning_curves
+from .explore import explore
