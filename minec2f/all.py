@@ -1,8 +1,8 @@
 "What most people need, in one import: `from minec2f.all import *`"
-from .core import MineC2FError
+from .core import IGNORE, MineC2FError
 from .bands import BandStats, composite, ndvi, to_reflectance
 from .raster import metres_per_pixel, rasterize_polygons, read_chip, read_grid, read_polygons, write_raster
-from .chips import IGNORE, load_index, read_sample
+from .chips import load_index, read_sample
 from .splits import assert_no_leak, country_split, show_split, site_split, split_table
 from .curate import chip_facts, curate, write_curated
 from .build import build_chips

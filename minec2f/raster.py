@@ -6,8 +6,8 @@
 __all__ = ['RASTER_SUFFIXES', 'VECTOR_FORMATS', 'Grid', 'is_remote', 'refuse_links', 'open_raster', 'raster_files', 'read_grid',
            'check_same_grid', 'metres_per_pixel', 'utm_epsg', 'write_raster', 'raster_bands', 'valid_pixels',
            'free_memory', 'read_chip', 'file_radiometry', 'unused_value', 'polygonal', 'check_polygons', 'read_layer',
-           'read_polygons', 'draw_shapes', 'shapes_on', 'rasterize_polygons', 'vector_format', 'writable_columns',
-           'write_polygons']
+           'read_polygons', 'draw_shapes', 'shapes_on', 'rasterize_polygons', 'mask_polygons', 'geodesic_ha',
+           'vector_format', 'writable_columns', 'write_polygons']
 
 # %% ../nbs/01_raster.ipynb #9c4cdf44
 import json, os, re, warnings
@@ -395,6 +395,26 @@ def rasterize_polygons(
 )->np.ndarray: # (H,W) uint8: `value` inside, 0 outside
     "Draw polygons on a grid"
     return draw_shapes(shapes_on(gdf, grid), grid, value, all_touched)
+
+# %% ../nbs/01_raster.ipynb #bc49f941
+def mask_polygons(
+    mask:np.ndarray, # (H,W) mine where 1
+    grid:Grid,       # Where the pixels lie
+)->list: # shapely Polygons in the grid's CRS, one for each group of mine pixels that share edges
+    "Outlines of the mine pixels"
+    from shapely.geometry import shape
+    mine = np.asarray(mask)==1
+    return [shape(o) for o,_ in features.shapes(mine.astype(np.uint8), mask=mine, transform=grid.transform)]
+
+# %% ../nbs/01_raster.ipynb #fd42a734
+def geodesic_ha(
+    geometry, # shapely polygon(s) in WGS84 longitude and latitude; across the antimeridian in one piece or several
+)->float: # Hectares
+    "Area on the WGS84 ellipsoid, without the holes"
+    from pyproj import Geod
+    from shapely import get_parts
+    def ring(o): return abs(Geod(ellps='WGS84').polygon_area_perimeter(*o.coords.xy[:2])[0])/1e4
+    return sum(ring(o.exterior)-sum(map(ring, o.interiors)) for o in get_parts(geometry))
 
 # %% ../nbs/01_raster.ipynb #f290a9f8
 VECTOR_FORMATS = {'.gpkg': 'GPKG', '.parquet': 'GeoParquet', '.fgb': 'FlatGeobuf', '.geojson': 'GeoJSON', '.shp': 'ESRI Shapefile'}

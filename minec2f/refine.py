@@ -19,8 +19,6 @@ from rasterio.warp import transform_bounds
 from .core import *
 from .bands import *
 from .raster import *
-from .raster import polygonal  # noqa: F401 (was once written here)
-from .world.labelnoise import mask_polygons
 from .predict import *
 
 # %% ../nbs/13a_refine.ipynb #cbc6a864
