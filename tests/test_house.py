@@ -1,6 +1,8 @@
 "Rules of the house that no reader should have to check: names, notebooks, imports. (Line length and dead names: ruff.)"
-import ast, builtins, json, keyword, re
+import ast, builtins, json, keyword, re, sys
 from collections import Counter
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +61,30 @@ def test_every_name_in_prose_exists(repo, notebooks):
     texts |= {o: (repo/o).read_text(encoding='utf-8') for o in ('README.md', 'CONTRIBUTING.md', 'results/README.md')}
     unknown = {path: Counter(o for o in named_in_prose(text) if o not in known) for path,text in texts.items()}
     assert {k: sorted(v) for k,v in unknown.items() if v}=={}
+
+# what the README and scripts have imported since before there were wings
+IMPORTS = '''bands.BandStats build.build_chips bundle.load_bundle bundle.save_bundle chips.load_index chips.read_sample
+core.MineC2FError curate.chip_facts curate.curate curate.write_curated data.InputSpec data.mine_dls evaluate.evaluate explore.explore
+learner.c2f_learner learner.teacher_learner losses.SegLoss method.METHODS method.methods metrics.Confusion models.mine_model
+predict.predict_scene predict.to_polygons raster.Grid raster.read_chip refine.refine_polygons splits.assert_no_leak
+splits.country_split splits.site_split stac.build_coarse_dataset synth.synth_dataset viz.learning_curves'''.split()
+
+@pytest.mark.parametrize('name', IMPORTS)
+def test_what_people_import_stays_where_it_is(name):
+    module, name = name.split('.')
+    assert hasattr(import_module(f'minec2f.{module}'), name)
+
+def test_one_import_is_enough_for_most(repo):
+    from minec2f import all as everything
+    names = [o for o in vars(everything) if o[0]!='_']
+    assert 30<len(names)<=50 and {'load_index', 'c2f_learner', 'predict_scene', 'refine_polygons'}<=set(names)
+
+def test_old_addresses_lead_to_the_wings():
+    "Every module of a wing is found at its old address, with a warning that says the new one"
+    from minec2f import _moved
+    wings = {f'minec2f.{o.parent.name}.{o.stem}' for w in _moved.WINGS for o in (Path(_moved.__file__).parent/w).glob('[!_]*.py')}
+    assert set(_moved.MOVED.values())<=wings
+    for old,new in _moved.MOVED.items():
+        sys.modules.pop(old, None)
+        with pytest.warns(DeprecationWarning, match=f'{old} is now {new}'): module = import_module(old)
+        assert module is import_module(new)
