@@ -13,7 +13,7 @@ from torch import nn, Tensor
 
 from .core import *
 
-# %% ../nbs/08_attention.ipynb #7bfe05b3
+# %% ../nbs/08_attention.ipynb #7187d164
 def _valid_pools(x, valid): # x (B,C,H,W), valid (B,1,H,W) bool, or None where all are
     "Mean and maximum over valid pixels, each (B,C); 0 for a sample without one"
     if valid is None: return x.mean((2,3)), x.amax((2,3))

@@ -24,7 +24,7 @@ def boundary_width(
                           'were expected.')
     return max(1, round(metres/res))
 
-# %% ../nbs/07a_boundary.ipynb #745f0330
+# %% ../nbs/07a_boundary.ipynb #2457f317
 _BORDERS = dict(outline=0, ignore=1) # what lies beyond the border of the image: no mask, or more of it
 
 def inner_strip(

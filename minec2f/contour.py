@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# %% ../nbs/05a_contour.ipynb #a392cd05
+# %% ../nbs/05a_contour.ipynb #525a8687
 def _least_along(d, dim, reach, far):
     "(B,H,W) the least of d + k² over the pixels that lie k <= `reach` away along `dim`"
     pad = (0, 0, reach, reach) if dim==1 else (reach, reach)

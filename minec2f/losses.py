@@ -42,7 +42,7 @@ def edge_weight(
     d = contour_distance(y, y!=ignore, reach=math.ceil(4*s), classes=classes) # (B,H,W)
     return 1 + k*torch.exp(-d**2/(2*s**2))
 
-# %% ../nbs/06_losses.ipynb #628b3732
+# %% ../nbs/06_losses.ipynb #b32db9eb
 def _dice_weights(volume): # (C,) pixels of each class -> (C,) weights that add up to 1
     w = torch.where(volume>0, 1/volume.clamp(min=1)**2, 0.)
     w = torch.where(volume>0, w, w.max())
@@ -64,7 +64,7 @@ def generalised_dice(
     volume = (w*(r+p).sum(0)).sum()
     return 1 - (2*overlap+smooth)/(volume+smooth)
 
-# %% ../nbs/06_losses.ipynb #10f23e6c
+# %% ../nbs/06_losses.ipynb #eac76ec1
 def _windows(x): # (B,C,H,W) -> (B,C,9,H,W): the 3x3 pixels around each, the border repeated
     b,c,h,w = x.shape
     return F.unfold(F.pad(x, (1,1,1,1), mode='replicate'), 3).view(b, c, 9, h, w)
@@ -95,7 +95,7 @@ def _one_vs_rest(logits): # (B,C,H,W) -> (B,C,H,W) logits of each class against 
     others = logits.unsqueeze(1).masked_fill(itself, -torch.inf)                                    # (B,C,C,H,W)
     return logits - others.logsumexp(2)
 
-# %% ../nbs/06_losses.ipynb #5d5fd742
+# %% ../nbs/06_losses.ipynb #59153a1c
 def _structural(s, r, valid, beta, detach_e): # (B,C) loss of each class of each image, from binary logits s (B,C,H,W)
     e = structural_error(s.sigmoid(), r, valid)*valid[:,None]               # (B,C,H,W)
     if detach_e: e = e.detach()

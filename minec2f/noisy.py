@@ -34,7 +34,7 @@ def check_flip(
                          'expected, without an empty column. See flip_matrix and estimate_flip.')
     return flip
 
-# %% ../nbs/06a_noisy.ipynb #c397ceea
+# %% ../nbs/06a_noisy.ipynb #506c8e8b
 def flip_matrix(
     recall:float,      # P(the right mine label | mine), in 0-1
     false_alarm:float, # P(any mine label | background), in 0-1
@@ -47,7 +47,7 @@ def flip_matrix(
     flip[1:,0] = 1-recall
     return check_flip(flip)
 
-# %% ../nbs/06a_noisy.ipynb #ee21b3ab
+# %% ../nbs/06a_noisy.ipynb #3da996fe
 def _pair_counts(coarse, fine, k, ignore): # (K,K) pixels of one pair; row: fine class, column: coarse label
     coarse, fine = np.asarray(coarse).astype(np.int64), np.asarray(fine).astype(np.int64)
     known = (coarse!=ignore)&(fine!=ignore)
@@ -127,7 +127,7 @@ def allowed_classes(
     strict = y==0 if inside else y==ignore                          # (B,H,W): not relaxed
     return torch.where(strict[:,None], labelled, near>0)
 
-# %% ../nbs/06a_noisy.ipynb #96aa86e7
+# %% ../nbs/06a_noisy.ipynb #e0fa7b17
 def boundary_relaxation(
     logits:Tensor,     # (B,K,H,W)
     y:Tensor,          # (B,H,W) label, or `ignore`
