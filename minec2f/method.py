@@ -328,7 +328,10 @@ def get_method(
 def methods()->pd.DataFrame: # One row a method
     "What there is to choose from"
     said = ['start', 'stores', 'coarse_images', 'source']
-    rows = [(name, kind.__doc__.split('\n')[0], *(getattr(kind, o) for o in said)) for name,kind in _all_methods().items()]
+    rows = []
+    for name,kind in _all_methods().items():
+        summary, *_ = kind.__doc__.split('\n')
+        rows.append((name, summary, *(getattr(kind, o) for o in said)))
     return pd.DataFrame(rows, columns=['method', 'summary', *said]).set_index('method')
 
 # %% ../nbs/09c_method.ipynb #12de62fc
