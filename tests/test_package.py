@@ -99,7 +99,7 @@ def test_help_shows_every_comment(repo):
     ('bundle.load_bundle',         '\n\nReturns\n'),
     ('predict.predict_scene',      'overlap : float, default 0.5\n    '),
     ('predict.to_polygons',        'min_area_ha : float, default '),
-    ('refine.refine_polygons',     'reach_m : float, default 0.0\n    How far outside its coarse outline a mine may lie'),
+    ('refine.refine_polygons',     'reach_m : float, default 0.0\n    How far outside its coarse outline a mine'),
     ('explore.explore',            'bundles'),
     ('stac.build_coarse_dataset',  '\n\nParameters\n'),
     ('curate.curate',              'min_side'),

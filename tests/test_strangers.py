@@ -114,8 +114,8 @@ def test_a_link_in_disguise_is_not_followed(tmp_path):
         for f in (read_chip, read_grid):
             with pytest.raises(RasterError, match='Rename it to .vrt if you trust it'): f(tmp_path/o)
     assert (read_chip(tmp_path/'image.vrt')[0][0]==PIXELS[0]).all()
-    (tmp_path/'outlines.gpkg').write_text(f'''<OGRVRTDataSource><OGRVRTLayer name="x"><SrcDataSource>{tmp_path}/x.shp</SrcDataSource>
-        </OGRVRTLayer></OGRVRTDataSource>''')
+    (tmp_path/'outlines.gpkg').write_text(f'''<OGRVRTDataSource><OGRVRTLayer name="x">
+        <SrcDataSource>{tmp_path}/x.shp</SrcDataSource></OGRVRTLayer></OGRVRTDataSource>''')
     with pytest.raises(PolygonError): read_polygons(tmp_path/'outlines.gpkg')
 
 def test_a_pipe_does_not_wait(bundle, tmp_path):
