@@ -113,7 +113,7 @@ def _foreign_files(folder, kind):
         if before is None: return []  # gone for the moment, or for good
         try: found = _foreign_now(folder, kind)
         except FileNotFoundError: continue
-        if _identity(folder)==before: return found  # else a neighbour has just put another folder there
+        if _identity(folder)==before: return found  # else another process has just put another folder there
 
 # %% ../nbs/00_core.ipynb #6e2dbd5b
 _HINTS = {
@@ -172,18 +172,18 @@ def check_output(
 
 # %% ../nbs/00_core.ipynb #ae195c8e
 def _locked(folder, wait_s):
-    "The lock of a folder, which is made where needed; None where a neighbour holds it all the while"
+    "The lock of a folder, which is made where needed; None where another process holds it all the while"
     while True:
         try: folder.mkdir(exist_ok=True)
         except FileExistsError:
             if os.path.lexists(folder) and not folder.is_dir(): raise  # something else is in the way
             continue
         try: return FileLock(folder/'lock', timeout=wait_s).acquire().lock
-        except (FileNotFoundError, FileExistsError): pass  # a neighbour has just finished and taken the folder away
+        except (FileNotFoundError, FileExistsError): pass  # its owner has just finished and removed it
         except Timeout: return None
 
 # %% ../nbs/00_core.ipynb #a25d0600
-_WAIT_S = 10 # for a neighbour who writes the same folder
+_WAIT_S = 10 # for another process that writes the same folder
 
 def _work_name(dst): return f'{MARKER}-{hashlib.sha256(dst.name.encode()).hexdigest()[:12]}'
 
@@ -214,7 +214,7 @@ def _workplace(dst, alone):
         _sweep(work)
         (work/'lock').unlink(missing_ok=True)
         try: work.rmdir()
-        except OSError: pass  # a neighbour has come
+        except OSError: pass  # another process has begun to use it
         lock.release()
 
 # %% ../nbs/00_core.ipynb #784a92cc
