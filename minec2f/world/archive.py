@@ -73,7 +73,7 @@ def draw_sky(
     shadow = shift(cloud, from_sun, order=1, mode='reflect')*(1-cloud)
     return Sky(cloud, shadow)
 
-# %% ../../nbs/03g_archive.ipynb #2b3bd41b
+# %% ../../nbs/03g_archive.ipynb #0d7ec731
 def through_sky(
     x:np.ndarray, # (C,H,W) reflectance at the ground
     sky:Sky,      # What is above it
@@ -90,7 +90,7 @@ def _halve(a, how=np.mean): # (…,H,W), H and W even -> (…,H/2,W/2)
     blocks = a.reshape(*lead, h//2, 2, w//2, 2)
     return how(blocks, axis=(-3,-1))
 
-# %% ../../nbs/03g_archive.ipynb #ce0a2311
+# %% ../../nbs/03g_archive.ipynb #c87a2a49
 # Classes of Sentinel-2's product; two of cloud: of medium and of high probability
 _SCL = dict(no_data=0, shadow=3, vegetation=4, bare=5, water=6, cloud_medium=8, cloud_high=9)
 
@@ -218,7 +218,7 @@ def _asset(key, x, grid, when): # pystac.Asset
                  'bands': [{'name': key, 'eo:common_name': common_name(key)}]}
     return pystac.Asset(f'./{key}.tif', key, media_type=pystac.MediaType.COG, roles=['data'], extra_fields=more)
 
-# %% ../../nbs/03g_archive.ipynb #9e5463f5
+# %% ../../nbs/03g_archive.ipynb #f9b6e812
 _EXTENSIONS = [f'https://stac-extensions.github.io/{o}/schema.json' for o in
                ('eo/v2.0.0', 'projection/v2.0.0', 'raster/v2.0.0', 'view/v1.0.0')]
 
@@ -272,7 +272,7 @@ def _outlines(place, mask, grid, noise, seed):
     columns = dict(ISO3_CODE=[code]*len(parts), COUNTRY_NAME=f'Synthetic {code}', AREA=area_km2)
     return gpd.GeoDataFrame(columns, geometry=parts, crs=4326)
 
-# %% ../../nbs/03g_archive.ipynb #9c860255
+# %% ../../nbs/03g_archive.ipynb #38c9aa60
 COLLECTION = 'sentinel-2-l2a'
 
 def _draw_place(place, acquisitions, size, bands, mines, seed): # [(pystac.Item, layers)], (size,size) bool mask, `Grid`
@@ -309,7 +309,7 @@ def _write_catalogue(root, items):
     catalogue.add_child(collection)
     catalogue.normalize_and_save(str(root), pystac.CatalogType.SELF_CONTAINED)
 
-# %% ../../nbs/03g_archive.ipynb #5a3931fa
+# %% ../../nbs/03g_archive.ipynb #06a61959
 @contextmanager
 def _fixed_clock():
     "The same bytes whenever a GeoPackage is written"

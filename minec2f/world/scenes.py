@@ -54,7 +54,7 @@ def blob(
     return np.hypot(u, v)/(radius*r) + fray*g.patch
 
 # %% ../../nbs/02a_scenes.ipynb #11b91980
-def _pit(g, d, site, rng): # `d`: as from `blob`; layers; `g.dem` is changed in place
+def _pit(g, d, site, rng): # Layers; `g.dem` is changed in place
     "Open pit with benches"
     level = np.clip(1-d, 0, 1)*rng.integers(3, 8)
     bench = np.ceil(level)
@@ -64,7 +64,7 @@ def _pit(g, d, site, rng): # `d`: as from `blob`; layers; `g.dem` is changed in 
     water = site.colours[rng.choice(['turbid', 'water'])]
     return [Layer(d<1, site.colours['rock'], face), Layer(lake, water, .04*g.grain)]
 
-# %% ../../nbs/02a_scenes.ipynb #5bb0dfdb
+# %% ../../nbs/02a_scenes.ipynb #867492ae
 def _dump(g, d, site, rng): # Layers; `g.dem` is changed in place
     "Waste dump with terraces and tipping stripes, partly overgrown"
     terrace = np.ceil(np.clip(1-d, 0, .6)*rng.integers(3, 6))
@@ -95,7 +95,7 @@ def _pond(g, d, site, rng): # Layers; `g.dem` is changed in place
             Layer(wet, water, .03*g.patch),
             Layer(inside & (d>.88), site.colours['rock'], .08*g.grain)]
 
-# %% ../../nbs/02a_scenes.ipynb #6348de6f
+# %% ../../nbs/02a_scenes.ipynb #350c42d2
 def _plant(g, d, site, rng): # Layers
     "Processing plant: a yard with roofs"
     value, edge = parcels(g, rng.uniform(30, 60), rng)
@@ -112,7 +112,7 @@ def _haul_road(g, a, b, site): # Layer; `a`, `b`: metres east and south of the c
     far = np.hypot(x-t*ab[0], y-t*ab[1])                # (H,W) metres from it
     return Layer(ramp(8-far, 6)*.8, site.colours['rock'], .1*g.grain)
 
-# %% ../../nbs/02a_scenes.ipynb #9dc85033
+# %% ../../nbs/02a_scenes.ipynb #f42dc451
 def _part_size(i, part, rng): # As a share of the first pit's
     if i==0: return 1
     return rng.uniform(.2, .35) if part is _plant else rng.uniform(.4, .9)
