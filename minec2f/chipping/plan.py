@@ -75,9 +75,9 @@ def cut_windows(
     x1, y1 = bounds[2]+margin, bounds[3]+margin
     parts = np.prod([np.ceil(max(size or 0, side)/max_side) for side in (x1-x0, y1-y0)])
     if not parts<=_MAX_PARTS:
-        raise OptionError(f'a mine of {(x1-x0)/1000:.3g} x {(y1-y0)/1000:.3g} km would be cut into {parts:,.0f} windows '
-                          f'of {max_side:g} m; at most {_MAX_PARTS:,} were expected. Give a larger max_side_m, or check '
-                          'the outline.')
+        raise OptionError(f'a mine of {(x1-x0)/1000:.3g} x {(y1-y0)/1000:.3g} km would be cut into {parts:,.0f} '
+                          f'windows of {max_side:g} m; at most {_MAX_PARTS:,} were expected. Give a larger max_side_m, '
+                          'or check the outline.')
     xs, width = _parts(x0, x1, size, max_side)
     ys, height = _parts(y0, y1, size, max_side)
     windows = []
