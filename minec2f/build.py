@@ -175,7 +175,7 @@ def run_tasks(
         todo = [o for o in tasks if read_row(o, out) is None]
         made = ENGINES[engine](todo, partial(try_task, make=make, retries=retries, wait_s=wait_s), workers, progress)
         pages = [o for o in (read_row(o, out) for o in tasks) if o]
-        index = pd.DataFrame([o['row'] for o in pages], columns=ROW)
+        index = pd.DataFrame([o['row'] for o in pages], columns=INDEX_COLUMNS)
         failed = _error_table(errors, pages, [o for o in made if 'error' in o])
         _write_table(out/'index.csv', index)
         _write_table(out/'errors.csv', failed)
