@@ -75,8 +75,9 @@ def _check_label(task, y):
                          "data, within ignore_m of its outline, or beyond this part of the window.")
 
 # %% ../../nbs/03h_cut.ipynb #fc871670
-INDEX_COLUMNS = ['id', 'site', 'domain', 'lon', 'lat', 'width', 'height', 'res_m', 'sensor', 'scenes', 'dates', 'cloud',
-                 'nodata', 'mine_fraction', 'area_km2', 'n_polygons', 'country', 'commodity', 'climate', 'source']
+INDEX_COLUMNS = ['id', 'site', 'domain', 'lon', 'lat', 'width', 'height', 'res_m', 'sensor', 'scenes', 'dates',
+                 'cloud', 'nodata', 'mine_fraction', 'area_km2', 'n_polygons', 'country', 'commodity', 'climate',
+                 'source']
 
 def _plain(v): # For JSON, which knows no NaN
     if isinstance(v, np.generic): v = v.item()
