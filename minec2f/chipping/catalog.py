@@ -118,7 +118,8 @@ def _scene_shape(said):
 
 def _meets(a, b): # on a round Earth
     import shapely
-    return any(a.intersects(shapely.transform(b, lambda xy: xy+[turn,0])) for turn in (-360,0,360))
+    def turned(by): return shapely.transform(b, lambda xy: xy+[by,0])
+    return any(a.intersects(turned(o)) for o in (-360,0,360))
 
 def _scene_place(item): # (geometry, box), both in the usual form
     shape, box = _scene_shape(item.get('geometry')), _scene_box(item.get('bbox'))
