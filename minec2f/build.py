@@ -30,6 +30,10 @@ from .splits import drop_near
 _CACHE = 2**28  # bytes of decoded blocks that GDAL may keep; else it takes 5 % of all memory
 _FRESH = dict(CPL_VSIL_CURL_NON_CACHED='/vsicurl/')  # GDAL remembers that a file could not be read; now it looks again
 
+def _attempt(task, make, skip, again):
+    with rasterio.Env(GDAL_CACHEMAX=_CACHE, **(_FRESH if again else {})):
+        return make(task, skip=skip) if skip else make(task)
+
 def try_task(
     task:dict,        # A row of `plan_tasks`
     make,             # task -> row of the index; with skip=…, without these scenes
@@ -42,9 +46,7 @@ def try_task(
     asked = 0     # how often, with these scenes
     while True:
         attempts += 1
-        try:
-            with rasterio.Env(GDAL_CACHEMAX=_CACHE, **(_FRESH if attempts>1 else {})):
-                return make(task, skip=skip) if skip else make(task)
+        try: return _attempt(task, make, skip, again=attempts>1)
         except WriteError: raise
         except NetworkError as e:
             trouble = e

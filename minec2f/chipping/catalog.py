@@ -399,6 +399,7 @@ def _day(item): # By the sun, which needs an hour for 15 degrees
     middle = west + (east-west)%360/2
     return (item.datetime + timedelta(hours=middle/15)).strftime('%Y-%m-%d')
 
+# %% ../../nbs/04_catalog.ipynb #d1f27d7c
 def _covered(items, frame): # Share of the frame
     import shapely
     window = degree_boxes(frame)[0]

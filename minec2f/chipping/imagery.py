@@ -219,9 +219,7 @@ def _mean_the_same(a, b):
     if a.radiometry is None or b.radiometry is None: return a.radiometry is b.radiometry
     return np.array_equal(a.radiometry, b.radiometry, equal_nan=True)
 
-def _bounds_in(bounds, crs, other): # The same place in another CRS
-    return bounds if crs==other else transform_bounds(crs, other, *bounds)
-
+# %% ../../nbs/03f_imagery.ipynb #e823ed3b
 @patch
 def _showing(self:LocalRasters, task):
     "(image, the window in its CRS) of the images that show any of it, those that show most of it first"
@@ -236,6 +234,7 @@ def _showing(self:LocalRasters, task):
         if share>0: found.append((share, image, bounds))
     return [(image, bounds) for _,image,bounds in sorted(found, key=lambda o: -o[0])]
 
+# %% ../../nbs/03f_imagery.ipynb #20f48d92
 @patch
 def _read(self:LocalRasters, image, bounds):
     return read_padded(image.path, bounds, image.numbers, self.nodata, self.band_names)
@@ -249,7 +248,9 @@ def _observe(self:LocalRasters, image, bounds):
 def _join(self:LocalRasters, seen, first, image):
     "Did another image show anything that was missing?"
     if not _mean_the_same(image, first): return False
-    x, valid, grid = self._read(image, _bounds_in(seen.grid.bounds, first.grid.crs, image.grid.crs))
+    bounds = seen.grid.bounds
+    if image.grid.crs!=first.grid.crs: bounds = transform_bounds(first.grid.crs, image.grid.crs, *bounds)
+    x, valid, grid = self._read(image, bounds)
     return x.dtype==seen.x.dtype and lay_over(seen, x, valid, grid)
 
 # %% ../../nbs/03f_imagery.ipynb #2c1067b0
