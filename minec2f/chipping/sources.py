@@ -39,8 +39,8 @@ class Source:
     "A public inventory of mine polygons, and the layout of its files"
     name:str      # As its publishers call it
     licence:str   # As they state it; 'check' where we could not read one
-    citation:str
-    url:str
+    citation:str  # What to cite
+    url:str       # Where it is published
     hint:str      # Pattern that the names of its files or layers match
     needs:frozenset=frozenset()  # Columns that are always there
     at_most:frozenset=None       # All the columns it can have, where it needs none
