@@ -101,6 +101,10 @@ class ClipGradients(GradientClip):
             f'{terms}. The weights are those before that batch; lower the learning rate.')
 
 # %% ../nbs/12_learner.ipynb #0750bd61
+def _clock(s):
+    if s<100: return f'{s:.0f} s'
+    return f'{s/60:.0f} min' if s<6000 else f'{s/3600:.1f} h'
+
 class MineLearner(Learner):
     "A fastai Learner whose habits are safe beside a frozen teacher and a second domain"
     first_epoch,encoder_lr_mult,title,made = 0,1.,'training',{}
@@ -130,6 +134,18 @@ class MineLearner(Learner):
         "fastai's; afterwards all is as before"
         with as_before(self): return super().lr_find(*args, **kwargs)
 
+    def say(self,
+        log:list, # fastai's row: epoch, values, time
+    ):
+        "An epoch as one line of text"
+        epoch, *values, _ = log
+        names = self.recorder.metric_names[1:-1]
+        row = '  '.join(f'{k} {v:.3f}' for k,v in zip(names, values) if v is not None)
+        each = (time.time()-self.started)/(epoch+1-self.first_epoch)
+        left = each*(self.n_epoch-epoch-1)
+        times = f'{_clock(each)} each, {_clock(left)} left'
+        print(f'{self.title}: epoch {epoch+1:3}/{self.n_epoch}  {row}  {times}', flush=True)
+
     def tta(self, *args, **kwargs):
         raise OptionError(
             'learn.tta averages the predictions of turned windows without turning them back; use learn.get_preds for '
@@ -154,24 +170,6 @@ def _record_kept(self:MineLearner):
 @patch
 def validation_context(self:MineLearner, cbs=None, inner=False):
     return ContextManagers([self._record_kept(), Learner.validation_context(self, cbs, inner)])
-
-# %% ../nbs/12_learner.ipynb #bee7f547
-def _clock(s):
-    if s<100: return f'{s:.0f} s'
-    return f'{s/60:.0f} min' if s<6000 else f'{s/3600:.1f} h'
-
-@patch
-def say(self:MineLearner,
-    log:list, # fastai's row: epoch, values, time
-):
-    "An epoch as one line of text"
-    epoch, *values, _ = log
-    names = self.recorder.metric_names[1:-1]
-    row = '  '.join(f'{k} {v:.3f}' for k,v in zip(names, values) if v is not None)
-    each = (time.time()-self.started)/(epoch+1-self.first_epoch)
-    left = each*(self.n_epoch-epoch-1)
-    times = f'{_clock(each)} each, {_clock(left)} left'
-    print(f'{self.title}: epoch {epoch+1:3}/{self.n_epoch}  {row}  {times}', flush=True)
 
 # %% ../nbs/12_learner.ipynb #bfb057aa
 def _of_loaders(dls): # windows, batches and what the pixels mean, in a few letters

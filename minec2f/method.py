@@ -10,6 +10,7 @@ __all__ = ['BN', 'METHODS', 'LossTerms', 'TermMeter', 'search_ended', 'Method', 
 import copy, math
 from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
+from importlib import import_module
 from inspect import Parameter, signature
 from typing import NamedTuple
 
@@ -315,8 +316,8 @@ def register(
         return cls
     return known
 
-def _all_methods():
-    from minec2f import methods  # noqa: F401 (its modules register theirs)
+def _all_methods(): # they stand above this module, and are imported only when somebody asks for them
+    import_module('minec2f.methods')
     return METHODS
 
 def get_method(
