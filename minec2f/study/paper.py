@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECONSTRUCTED', 'comma_list', 'titled', 'indexed', 'publish', 'table_figure', 'score_text', 'difference_text',
-           'error_map', 'mine_iou', 'picture_and_mask']
+           'error_map', 'mine_iou', 'picture_and_mask', 'show_chip', 'draw_outline', 'error_handles']
 
 # %% ../../nbs/16b_paper.ipynb #7bfa2ef0
 from io import BytesIO
@@ -157,3 +157,33 @@ def picture_and_mask(
     bands = bands or raster_bands(row['image'], band_names)
     x, y, valid = read_sample({**row, 'polygons': ''}, bands, band_names=band_names)
     return composite(np.where(valid, x, np.nan), bands), y
+
+# %% ../../nbs/16b_paper.ipynb #b3821346
+def show_chip(
+    ax,      # matplotlib Axes
+    picture, # (H,W,3)
+):
+    "A picture without ticks and frame"
+    ax.imshow(picture)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.spines[:].set_visible(False)
+
+def draw_outline(
+    ax,           # matplotlib Axes
+    mask,         # (H,W) class
+    colour,       # Of the line
+    width:float=1.2, # Points
+):
+    "Where the mine ends; nothing where all or nothing is a mine"
+    mine = mask==1
+    if mine.any() and not mine.all(): ax.contour(mine, [.5], colors=colour, linewidths=width)
+
+def error_handles(
+    right:str,  # What white means
+    false:str,  # What vermilion means
+    missed:str, # What blue means
+)->list: # Handles for a legend
+    "A legend of `error_map`"
+    colours = {right: 'w', false: COLOURS['false_positive'], missed: COLOURS['false_negative']}
+    return [plt.Rectangle((0,0), 1, 1, fc=c, ec='0.5', lw=.4, label=text) for text,c in colours.items()]
