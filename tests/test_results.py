@@ -12,10 +12,10 @@ def test_tables_are_those_of_the_results(ladder, name):
         assert (REPO/'results'/file).read_text()==text, f'run python results/ladder.py {name} tables'
 
 def test_every_row_has_every_seed(ladder):
-    for name,(*_,flip) in ladder['DATA'].items():
+    for name,data in ladder['DATA'].items():
         for seed in (0,1,2):
             found = {o.stem for o in (REPO/'results'/name/f'seed_{seed}').glob('[!.]*.json')}
-            assert found==set(ladder['rows'](flip)), (name, seed)
+            assert found==set(ladder['rows'](data.flip)), (name, seed)
 
 def test_readme_shows_the_summary(ladder): assert ladder['summary']() in (REPO/'results'/'README.md').read_text()
 
