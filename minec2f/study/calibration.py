@@ -20,7 +20,7 @@ def confidence_and_hit(
     p,               # (…,K,H,W) probabilities, array or tensor; `axis` is that of the classes
     y,               # (…,H,W) true class, `ignore` where unknown
     label:int=1,     # Class that is asked about; the most probable one where None
-    ignore:int=255,  # Label of pixels that are left out
+    ignore:int=IGNORE, # Label of pixels that are left out
     axis:int=0,      # Of the classes: 0 for one image, 1 for a batch
 )->tuple: # (n,) probabilities in 0-1 and (n,) bool, of the known pixels; raises `LabelError`, `GridError`
     "What was said, and whether it was so"
