@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEACHER', 'STUDENT', 'data_fingerprint', 'split_fingerprint', 'ladder_settings', 'seed_numbers', 'plan_methods',
-           'LadderSeed', 'versions', 'run_ladder']
+           'LadderSeed', 'run_ladder']
 
 # %% ../../nbs/14c_ladder.ipynb #ffc21528
 import gc, hashlib, re, shutil, time
@@ -234,7 +234,7 @@ def check(self:LadderSeed,
     for net in list(nets.values())[:1]: self.measure(net.to(self.fine_dls.device), 1)
 
 # %% ../../nbs/14c_ladder.ipynb #026a35b7
-def versions()->dict: # Name -> text
+def _versions(): # Name -> text
     "What computed a result, apart from its configuration"
     return dict(minec2f=__version__, torch=torch.__version__, fastai=fastai.__version__,
                 segmentation_models_pytorch=smp.__version__)
@@ -257,7 +257,7 @@ def run(self:LadderSeed,
     if keep: save_bundle(self.folder/name, SimpleNamespace(model=plain(learn.model), dls=learn.dls), config=config)
     best = getattr(getattr(learn, 'keep_best', None), 'epoch_kept', None)
     res = write_result(self.file(name), name, self.seed, config, tables, hash=fingerprint(config), epoch_kept=best,
-                       evaluate_seconds=took, versions=versions(), **made)
+                       evaluate_seconds=took, versions=_versions(), **made)
     shutil.rmtree(kept, ignore_errors=True)
     return res
 
