@@ -1,24 +1,32 @@
-"""The ladder's tables of results/README.md: `python results/ladder.py synthetic` or `… tailings`; resumable, one file per row and seed in
-results/<name>/seed_<k>/, which belong to the repository: a row that is there is not run again unless its file is removed.
-A second argument names the seeds (`0,1`), a third the rows (`finetune,minec2f`);
-`python results/ladder.py synthetic tables` makes the tables of what is there."""
+"""The ladder's tables of results/README.md.
+
+    python results/ladder.py synthetic                    # or tailings: every row with seeds 0, 1 and 2
+    python results/ladder.py tailings 3,4 finetune,minec2f # these seeds, these rows
+    python results/ladder.py synthetic tables              # only the tables of what is there
+
+It may be stopped and started again: one file per row and seed in results/<name>/seed_<k>/. The files belong to the
+repository: a row that is there is not run again unless its file is removed.
+"""
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np, pandas as pd
 
 from minec2f.chips import UNLABELLED, load_index, read_index
 from minec2f.core import atomic, look_up
+from minec2f.raster import write_raster
 from minec2f.study.falsify import falsification_report
 from minec2f.study.ladder import run_ladder, seed_numbers
 from minec2f.study.paperdata import rows_there
-from minec2f.raster import write_raster
 from minec2f.study.results import ladder_table, ladder_text, markdown
 from minec2f.synth import synth_dataset, utm_grid
 
 REPO = Path(__file__).resolve().parent.parent
 REAL = REPO.parent/'shared'/'real'/'tailings_br' # not part of the project
 NET = dict(encoder='tu-regnety_002', pyramid=64, segmentation=32)
+
+# --- data
 
 def unlabelled(index): return index.assign(domain=UNLABELLED, id='u'+index['id'], site='u'+index['site'], mask='')
 
@@ -35,80 +43,129 @@ def made(name, **kwargs):
 
 def synthetic():
     "160 coarse and 96 fine chips of 128 px, four bands; and 240 of the fine domain whose masks nobody sees"
+    labelled = made('ladder_data', n_coarse=160, n_fine=96, seed=100)
     further = made('ladder_unlabelled', n_coarse=0, n_fine=240, seed=777, n_scenes=0)
-    return pd.concat([made('ladder_data', n_coarse=160, n_fine=96, seed=100), unlabelled(further)], ignore_index=True)
+    return pd.concat([labelled, unlabelled(further)], ignore_index=True)
+
+def write_amazon(folder, source):
+    "A data set of the chips in `source`, three bands each"
+    sites = pd.read_csv(source/'index.csv').rename(columns=dict(longitude='lon', latitude='lat'))
+    index = sites[['lon','lat']].assign(id=[f'{o:04}' for o in sites.index])
+    index = index.assign(site=index['id'], domain=UNLABELLED)
+    pixels = np.load(source/'chips_t1.npz')['x'][:,:3]  # (n,3,48,48)
+    with atomic(folder, kind='dataset') as tmp:
+        tmp.mkdir()
+        for row,x in zip(index.itertuples(), pixels):
+            write_raster(tmp/'images'/f'{row.id}.tif', x.clip(1).astype(np.uint16), utm_grid(row.lon, row.lat, 48),
+                         nodata=0, names=['B02','B03','B04'])
+        index.to_csv(tmp/'index.csv', index=False)
 
 def amazon():
     "Mines in the Amazon without masks: 749 chips of 48 px"
-    folder, source = REPO/'runs'/'amazon', REAL.parent/'amazon_asgm'
-    if not (folder/'index.csv').exists():
-        sites, pixels = pd.read_csv(source/'index.csv').rename(columns=dict(longitude='lon', latitude='lat')), np.load(source/'chips_t1.npz')['x'][:,:3]
-        index = sites[['lon','lat']].assign(id=[f'{o:04}' for o in sites.index], site=lambda t: t['id'], domain=UNLABELLED)
-        with atomic(folder, kind='dataset') as tmp:
-            tmp.mkdir()
-            for row,x in zip(index.itertuples(), pixels):
-                write_raster(tmp/'images'/f'{row.id}.tif', x.clip(1).astype(np.uint16), utm_grid(row.lon, row.lat, 48), nodata=0, names=['B02','B03','B04'])
-            index.to_csv(tmp/'index.csv', index=False)
+    folder = REPO/'runs'/'amazon'
+    if not (folder/'index.csv').exists(): write_amazon(folder, REAL.parent/'amazon_asgm')
     return recorded(folder)
 
 def tailings():
     "53 coarse and 29 fine chips of 256 px, three bands; and the Amazon's"
     return pd.concat([recorded(REAL, REAL/'coarse_polygons.gpkg'), unlabelled(amazon())], ignore_index=True)
 
-DATA = dict( # index, bands, epochs of teacher and student, P(coarse label | background, mine)
-    synthetic=(synthetic, ['B04','B03','B02','B08'], 6, 12, [[.87,.13],[.01,.99]]),
-    tailings=(tailings, ['B04','B03','B02'], 5, 10, [[.8,.2],[.01,.99]]))
+@dataclass(frozen=True)
+class Data:
+    "What a ladder is run on, and for how long"
+    index:object        # Function that makes the index
+    bands:list          # Names
+    teacher_epochs:int
+    student_epochs:int
+    flip:list           # P(coarse label | background, mine)
 
-OTHERS = ('lwf lwf_twohead lwm mdil sppa ccda gsmf simcs_like joint er coarse_selftrain adaptsegnet fda dacs').split()
+DATA = dict(
+    synthetic=Data(synthetic, ['B04','B03','B02','B08'], 6, 12, [[.87,.13],[.01,.99]]),
+    tailings=Data(tailings, ['B04','B03','B02'], 5, 10, [[.8,.2],[.01,.99]]))
+
+# --- rows
+
+AS_THEY_ARE = [ # methods without options
+    'lwf', 'lwf_twohead', 'lwm', 'mdil', 'sppa', 'ccda', 'gsmf', 'simcs_like', 'joint', 'er', 'coarse_selftrain',
+    'adaptsegnet', 'fda', 'dacs']
+IN_SHORT = [ # rows of results/README.md
+    'coarse_only', 'fine_only', 'finetune', 'minec2f', 'uniform', 'shuffled', 'minec2f+', 'evidence', 'noise_aware',
+    'selftrain', 'lwf_twohead', 'mdil', 'gsmf', 'joint']
 
 def rows(flip):
-    "Every row: (method, options)"
-    def distilled(weight, **options): return 'minec2f', options | dict(lambda_f=weight, lambda_p=weight)
+    "Every row: its name, and a method or (method, options)"
+    def distilled(weight, **options): return 'minec2f', dict(options, lambda_f=weight, lambda_p=weight)
+    (_, false_alarm), (_, recall) = flip
+    def beyond(**options): # minec2f+ with nothing but these terms
+        off = dict(lambda_f=0., lambda_p=0., lambda_c=0., lambda_e=0.)
+        return 'minec2f+', dict(recall=recall, false_alarm=false_alarm) | off | options
     uniform = dict(feature_attention='uniform', prediction_attention='uniform')
-    alone = dict(recall=flip[1][1], false_alarm=flip[0][1], lambda_f=0., lambda_p=0., lambda_c=0., lambda_e=0.)
+    forward = dict(teacher=dict(loss=dict(how='forward', flip=flip)))
     return {
-        'coarse_only': 'coarse_only', 'fine_only': ('fine_only', dict(encoder_lr_mult=1.)), 'finetune': 'finetune',
-        'minec2f': distilled(.1), 'uniform': distilled(.1, **uniform), 'shuffled': distilled(.1, prediction_attention='shuffled'),
-        'minec2f_1': distilled(1.), 'uniform_1': distilled(1., **uniform), 'decay_1': distilled(1., kd_schedule='linear_decay'),
+        'coarse_only': 'coarse_only',
+        'fine_only': ('fine_only', dict(encoder_lr_mult=1.)),
+        'finetune': 'finetune',
+        'minec2f': distilled(.1),
+        'uniform': distilled(.1, **uniform),
+        'shuffled': distilled(.1, prediction_attention='shuffled'),
+        'minec2f_1': distilled(1.),
+        'uniform_1': distilled(1., **uniform),
+        'decay_1': distilled(1., kd_schedule='linear_decay'),
         'finetune_nogate': ('finetune', dict(teacher=dict(gate='none'))),
-        'noise_aware': ('finetune', dict(teacher=dict(loss=dict(how='forward', flip=flip)))),
-        'evidence': ('minec2f+', alone | dict(lambda_c=.3)), 'edge': ('minec2f+', alone | dict(lambda_e=.5)),
-        'selftrain': ('minec2f+', alone | dict(lambda_u=1., unlabelled=True)), 'unlabelled': ('minec2f', dict(lambda_f=.1, lambda_p=.1, unlabelled=True)),
-        'minec2f+': ('minec2f+', alone | dict(lambda_f=.1, lambda_p=.1, lambda_c=.3)),
-        **{o: o for o in OTHERS}}
+        'noise_aware': ('finetune', forward),
+        'evidence': beyond(lambda_c=.3),
+        'edge': beyond(lambda_e=.5),
+        'selftrain': beyond(lambda_u=1., unlabelled=True),
+        'unlabelled': distilled(.1, unlabelled=True),
+        'minec2f+': beyond(lambda_f=.1, lambda_p=.1, lambda_c=.3),
+        **{o: o for o in AS_THEY_ARE}}
 
 def run(name, seeds, wanted=()):
-    data, bands, teacher, student, flip = look_up(name, DATA, 'data set')
-    every = rows(flip)
-    methods, index = {k: look_up(k, every, 'row') for k in wanted or every}, data()
+    "Train and measure what is missing, seed by seed"
+    data = look_up(name, DATA, 'data set')
+    every = rows(data.flip)
+    methods = {k: look_up(k, every, 'row') for k in wanted or every}
+    index = data.index()
     for seed in seeds:
-        run_ladder(index, methods, [seed], REPO/'results'/name, teacher=dict(epochs=teacher, lr=1e-3, **NET),
-                   student=dict(epochs=student, lr=1e-3, encoder_lr_mult=.3), loaders=dict(bands=bands, size=64, bs=8), split=dict(valid=.2, test=.35),
+        run_ladder(index, methods, [seed], REPO/'results'/name,
+                   teacher=dict(epochs=data.teacher_epochs, lr=1e-3, **NET),
+                   student=dict(epochs=data.student_epochs, lr=1e-3, encoder_lr_mult=.3),
+                   loaders=dict(bands=data.bands, size=64, bs=8), split=dict(valid=.2, test=.35),
                    measure=dict(tolerance_m=20.))
+
+# --- tables
 
 def report(name, references=('finetune','fine_only','uniform')):
     "File name -> text: the tables of one data set, and what they refute"
     out = REPO/'results'/name
-    there, missing = rows_there(out, list(rows(DATA[name][4])))
-    found = {part: ladder_table(out, references, part=part, rows=there) for part in ('test','valid')}
-    pages = [f'## {name}: fine {part} sites\n\n{markdown(ladder_text(t))}\n' for part,t in found.items()]
-    return {f'{name}.md': ''.join(pages) + (f"\nNot measured: {', '.join(missing)}.\n" if missing else ''),
-            f'{name}_falsification.md': f'## {name}\n\n' + '\n'.join(falsification_report(out, ours)[1] for ours in ('minec2f','minec2f+')),
-            **{f'{name}_{part}.csv': t.to_csv() for part,t in found.items()}}
+    there, missing = rows_there(out, list(rows(DATA[name].flip)))
+    texts, page = {}, ''
+    for part in ('test','valid'):
+        table = ladder_table(out, references, part=part, rows=there)
+        texts[f'{name}_{part}.csv'] = table.to_csv()
+        page += f'## {name}: fine {part} sites\n\n{markdown(ladder_text(table))}\n'
+    if missing: page += f"\nNot measured: {', '.join(missing)}.\n"
+    claims = [falsification_report(out, ours)[1] for ours in ('minec2f','minec2f+')]
+    return texts | {f'{name}.md': page, f'{name}_falsification.md': f'## {name}\n\n' + '\n'.join(claims)}
 
-def summary(lines='coarse_only fine_only finetune minec2f uniform shuffled minec2f+ evidence noise_aware selftrain lwf_twohead mdil gsmf joint'.split()):
+def summary():
     "The table of results/README.md: some rows, both data sets"
-    texts = {name: ladder_text(ladder_table(REPO/'results'/name, ['finetune'], rows=lines)) for name in DATA}
-    return markdown(pd.concat([t[['miou','miou - finetune','boundary_f']].set_axis([f'{name}: mIoU', '− fine-tuning', 'boundary F'], axis=1)
-                               for name,t in texts.items()], axis=1))
+    parts = []
+    for name in DATA:
+        text = ladder_text(ladder_table(REPO/'results'/name, ['finetune'], rows=IN_SHORT))
+        shown = text[['miou','miou - finetune','boundary_f']]
+        parts.append(shown.set_axis([f'{name}: mIoU', '− fine-tuning', 'boundary F'], axis=1))
+    return markdown(pd.concat(parts, axis=1))
 
 def write(texts):
     for name,text in texts.items():
         with atomic(REPO/'results'/name) as tmp: tmp.write_text(text)
 
-if __name__=='__main__':
-    if not 2<=len(sys.argv)<=4: sys.exit(__doc__)
-    name, what, wanted = [*sys.argv[1:], *['', '0,1,2', ''][len(sys.argv)-1:]]
+def main(name, what='0,1,2', wanted=''):
     look_up(name, DATA, 'data set')
     if what!='tables': run(name, seed_numbers(what), [o for o in wanted.split(',') if o])
     write(report(name))
+
+if __name__=='__main__':
+    if not 2<=len(sys.argv)<=4: sys.exit(__doc__)
+    main(*sys.argv[1:])

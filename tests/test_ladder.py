@@ -3,8 +3,9 @@ import json, os, shutil, signal, subprocess, sys, time
 import nbformat, numpy as np, papermill, pandas as pd, pytest
 from minec2f.chips import load_index
 from minec2f.core import DatasetError, MineC2FError, SplitError
-from minec2f.study.ladder import ladder_table, read_ladder, run_ladder
 from minec2f.raster import read_chip, write_raster
+from minec2f.study.ladder import run_ladder
+from minec2f.study.results import ladder_table, read_ladder
 from minec2f.synth import synth_dataset
 
 ROWS = ['finetune', 'minec2f']
@@ -48,7 +49,7 @@ def test_smoke(smoke):
     assert (out/'ladder.md').read_text().count('| minec2f |')==2 and (out/'ladder.png').stat().st_size>5000
 
 def test_same_steps_same_teacher(smoke):
-    "What a comparison rests on: per seed, all rows have one teacher, one split, one number of steps, and the same chips"
+    "What a comparison rests on: per seed, all rows have one teacher, one split, one number of steps and the same chips"
     found = results(smoke[1])
     for seed in (0,1):
         a, b = (found[f'seed_{seed}/{o}.json'] for o in ROWS)
@@ -61,24 +62,34 @@ def test_second_run_does_nothing(repo, smoke, monkeypatch):
     printed, out = smoke
     before = stamps(out)
     again = papermill_run(repo, out, monkeypatch)
-    assert stamps(out)==before and ' steps ' not in again and 'seed 1: finetune, minec2f there already; to run a row again, remove its file' in again
+    assert stamps(out)==before and ' steps ' not in again
+    assert 'seed 1: finetune, minec2f there already; to run a row again, remove its file' in again
 
 def test_other_recipe_is_refused(repo, smoke, monkeypatch):
     before = stamps(smoke[1])
-    with pytest.raises(papermill.PapermillExecutionError, match='student.lr 0.001'): papermill_run(repo, smoke[1], monkeypatch, lr=1e-2)
+    with pytest.raises(papermill.PapermillExecutionError, match='student.lr 0.001'):
+        papermill_run(repo, smoke[1], monkeypatch, lr=1e-2)
     assert stamps(smoke[1])==before
 
-SMALL = dict(teacher=dict(epochs=1, lr=1e-3, encoder='resnet18', pyramid=64, segmentation=32), student=dict(epochs=1, lr=1e-3),
-             loaders=dict(size=64, bs=4, device='cpu'))
+SMALL = dict(teacher=dict(epochs=1, lr=1e-3, encoder='resnet18', pyramid=64, segmentation=32),
+             student=dict(epochs=1, lr=1e-3), loaders=dict(size=64, bs=4, device='cpu'))
 
 def spawn(data, out, seeds, rows=ROWS, **other):
     "A ladder in a process of its own"
-    code = f"from minec2f.study.ladder import run_ladder; run_ladder({str(data)!r}, {rows!r}, {seeds!r}, {str(out)!r}, **{SMALL | other!r})"
+    call = f'run_ladder({str(data)!r}, {rows!r}, {seeds!r}, {str(out)!r}, **{SMALL | other!r})'
+    code = f'from minec2f.study.ladder import run_ladder\n{call}'
     return subprocess.Popen([sys.executable, '-W', 'ignore', '-c', code], env=os.environ | dict(OMP_NUM_THREADS='1'),
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
+def kill_when(process, there):
+    "As a power failure would, as soon as `there()` is true"
+    while not there() and process.poll() is None: time.sleep(.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
 @pytest.fixture(scope='module')
-def data(tmp_path_factory): return synth_dataset(tmp_path_factory.mktemp('data')/'set', n_coarse=10, n_fine=14, size=64, seed=0)
+def data(tmp_path_factory):
+    return synth_dataset(tmp_path_factory.mktemp('data')/'set', n_coarse=10, n_fine=14, size=64, seed=0)
 
 @pytest.fixture(scope='module')
 def whole(data, tmp_path_factory):
@@ -87,12 +98,12 @@ def whole(data, tmp_path_factory):
 
 def test_killed_run_resumes_to_the_same(data, whole, tmp_path):
     out = tmp_path/'out'
-    process = spawn(data, out, [0,1])
-    while not list(out.glob('seed_0/[!.]*.json')) and process.poll() is None: time.sleep(.05)
-    process.send_signal(signal.SIGKILL); process.wait()
+    kill_when(spawn(data, out, [0,1]), lambda: list(out.glob('seed_0/[!.]*.json')))
     first = stamps(out)
     assert 1<=len(results(out))<4
-    (left := out/'seed_0'/'.minec2f-0123456789ab-0').mkdir(); (left/'minec2f.json').write_text('{"name": "half a')
+    left = out/'seed_0'/'.minec2f-0123456789ab-0'
+    left.mkdir()
+    (left/'minec2f.json').write_text('{"name": "half a')
     run_ladder(data, ROWS, [0,1], out, **SMALL)
     assert results(out)==results(whole)
     after = stamps(out)
@@ -100,32 +111,37 @@ def test_killed_run_resumes_to_the_same(data, whole, tmp_path):
     assert not [k for k in after if '/.minec2f-' in k]
 
 def test_killed_within_a_row(data, tmp_path, capsys):
-    "It goes on after the epoch that was done, and comes out as without; a file that a power failure cut off is no result"
-    longer = dict(student=SMALL['student'] | dict(epochs=3))
-    whole, out = run_ladder(data, ['finetune'], [0], tmp_path/'whole', **SMALL | longer), tmp_path/'out'
-    process = spawn(data, out, [0], ['finetune'], **longer)
-    while not list(out.glob('seed_0/checkpoints/finetune-*/training.safetensors')) and process.poll() is None: time.sleep(.02)
-    process.send_signal(signal.SIGKILL); process.wait()
+    "It goes on after the last whole epoch, and comes out as without; a file that was cut off is no result"
+    longer, out = dict(student=SMALL['student'] | dict(epochs=3)), tmp_path/'out'
+    def ladder(out):
+        run_ladder(data, ['finetune'], [0], out, **SMALL | longer)
+        return results(out), capsys.readouterr().out
+    whole, _ = ladder(tmp_path/'whole')
+    kept = 'seed_0/checkpoints/finetune-*/training.safetensors'
+    kill_when(spawn(data, out, [0], ['finetune'], **longer), lambda: list(out.glob(kept)))
     assert not results(out)
-    capsys.readouterr()
-    run_ladder(data, ['finetune'], [0], out, **SMALL | longer)
-    assert 'of 3 epochs were found in' in capsys.readouterr().out
-    assert results(out)==results(whole) and not list(out.glob('seed_0/checkpoints/*'))
+    found, printed = ladder(out)
+    assert found==whole and 'of 3 epochs were found in' in printed
+    assert not list(out.glob('seed_0/checkpoints/*'))
     path = out/'seed_0'/'finetune.json'
     path.write_bytes(path.read_bytes()[:path.stat().st_size//2])
-    run_ladder(data, ['finetune'], [0], out, **SMALL | longer)
-    assert 'counts as not done' in capsys.readouterr().out and results(out)==results(whole)
+    found, printed = ladder(out)
+    assert found==whole and 'counts as not done' in printed
 
-@pytest.mark.parametrize('odd', [dict(methods='finetune,minec2ff'), dict(references='lwf'), dict(seeds='0,a'), dict(border='wavy'), dict(splits='none'), dict(encoder='resnet19'),
-                                 dict(methods='{"a": ["minec2f", {"kd_schedule": "cosine"}]}'), dict(methods='{"a": ')], ids=str)
+MISTYPED = [
+    dict(methods='finetune,minec2ff'), dict(methods='{"a": ["minec2f", {"kd_schedule": "cosine"}]}'),
+    dict(methods='{"a": '),
+    dict(references='lwf'), dict(seeds='0,a'), dict(border='wavy'), dict(splits='none'), dict(encoder='resnet19')]
+
+@pytest.mark.parametrize('odd', MISTYPED, ids=str)
 def test_mistyped_is_refused_before_training(repo, data, tmp_path, monkeypatch, odd):
     "The notebook's cells in this process"
     monkeypatch.chdir(repo)
-    space = {}
+    space, given = {}, dict(data=str(data), out=str(tmp_path/'out'), references='') | odd
     with pytest.raises(MineC2FError) as e:
         for c in nbformat.read(repo/'nbs/ladder.ipynb', 4).cells:
             if c.cell_type=='code': exec(compile(c.source, 'ladder.ipynb', 'exec'), space)
-            if 'parameters' in c.metadata.get('tags', []): space.update(dict(data=str(data), out=str(tmp_path/'out'), references='') | odd)
+            if 'parameters' in c.metadata.get('tags', []): space.update(given)
     assert not (tmp_path/'out').exists(), e
 
 def test_two_processes_one_folder(data, whole, tmp_path):
@@ -137,7 +153,7 @@ def test_two_processes_one_folder(data, whole, tmp_path):
     assert sum(o.count(' steps ') for o in printed)==4
 
 def test_order_and_company_do_not_matter(data, whole, tmp_path):
-    "A row alone, on a fixed list of one, is the row of the whole ladder; reading without the cache gives the same numbers"
+    "A row alone is the row of the whole ladder; reading without the cache gives the same numbers"
     out = run_ladder(data, ['minec2f'], [1], tmp_path/'out', cache=False, **SMALL)
     assert results(out)['seed_1/minec2f.json']==results(whole)['seed_1/minec2f.json']
 
@@ -149,21 +165,27 @@ def test_variants_and_teachers(data, whole, tmp_path):
     found = results(out)
     chips = {k: [o['confusion'] for o in found[f'seed_0/{k}.json']['test']] for k in rows}
     assert chips['coarse_only']!=chips['relaxed'] and chips['off']==chips['finetune']
-    assert found['seed_0/coarse_only.json']['steps']==0 and found['seed_0/finetune.json']==results(whole)['seed_0/finetune.json']
+    assert found['seed_0/coarse_only.json']['steps']==0
+    assert found['seed_0/finetune.json']==results(whole)['seed_0/finetune.json']
     assert len(list(out.glob('seed_0/teacher*')))==2 and (out/'seed_0'/'off'/'model.safetensors').exists()
 
 def test_unlabelled_images(data, whole, tmp_path):
     "Images without labels change the rows that ask for them, and no other"
     index = load_index(data)
-    bare = index[index['domain']=='fine'].assign(id=lambda t: 'u'+t['id'], site=lambda t: 'u'+t['site'], lon=lambda t: t['lon']+5, domain='unlabelled', mask='')
+    fine = index[index['domain']=='fine']
+    further = fine.assign(id='u'+fine['id'], site='u'+fine['site'], lon=fine['lon']+5, domain='unlabelled', mask='')
     selftrain = 'minec2f+', dict(lambda_f=0., lambda_p=0., lambda_c=0., lambda_u=1., confidence=.5, unlabelled=True)
-    def ladder(bare, out=tmp_path/'out'): return run_ladder(pd.concat([index, bare], ignore_index=True), dict(finetune='finetune', selftrain=selftrain), [0], out, **SMALL)
-    found = results(ladder(bare))
+    def ladder(further, out=tmp_path/'out'):
+        both = pd.concat([index, further], ignore_index=True)
+        return run_ladder(both, dict(finetune='finetune', selftrain=selftrain), [0], out, **SMALL)
+    found = results(ladder(further))
     a, b = (found[f'seed_0/{o}.json'] for o in ('finetune','selftrain'))
-    assert a==results(whole)['seed_0/finetune.json'] and 'unlabelled' in b['config'] and a['steps']==b['steps']
+    assert a==results(whole)['seed_0/finetune.json']
+    assert 'unlabelled' in b['config'] and a['steps']==b['steps']
     assert [o['confusion'] for o in a['test']]!=[o['confusion'] for o in b['test']]
-    with pytest.raises(DatasetError, match='another configuration: unlabelled'): ladder(bare.iloc[1:])
-    with pytest.raises(SplitError, match='unlabelled domain has no train chips'): ladder(bare.iloc[:0], tmp_path/'none')
+    with pytest.raises(DatasetError, match='another configuration: unlabelled'): ladder(further.iloc[1:])
+    with pytest.raises(SplitError, match='unlabelled domain has no train chips'):
+        ladder(further.iloc[:0], tmp_path/'none')
 
 def test_other_data_are_refused(data, whole, tmp_path):
     "One pixel of one mask is enough; nothing is overwritten"
@@ -173,7 +195,8 @@ def test_other_data_are_refused(data, whole, tmp_path):
     x, _, grid = read_chip(path)
     x[0,0,0] = 1-x[0,0,0]
     write_raster(path, x, grid, nodata=255)
-    with pytest.raises(DatasetError, match='another configuration: data'): run_ladder(tmp_path/'data', ROWS, [0,1], whole, **SMALL)
+    with pytest.raises(DatasetError, match='another configuration: data'):
+        run_ladder(tmp_path/'data', ROWS, [0,1], whole, **SMALL)
     assert stamps(whole)==before
 
 def test_mixed_folder_is_refused(data, whole, tmp_path):
@@ -181,7 +204,6 @@ def test_mixed_folder_is_refused(data, whole, tmp_path):
     shutil.copytree(whole, tmp_path/'out')
     table = ladder_table(tmp_path/'out', ['finetune'], draws=200)
     assert table['seeds'].tolist()==[2,2] and len(read_ladder(tmp_path/'out'))
-    shutil.copy(tmp_path/'out'/'seed_0'/'minec2f.json', tmp_path/'out'/'seed_1'/'minec2f.json')
-    res = json.loads((tmp_path/'out'/'seed_1'/'minec2f.json').read_text())
-    (tmp_path/'out'/'seed_1'/'minec2f.json').write_text(json.dumps(res | dict(seed=1)))
+    foreign = json.loads((tmp_path/'out'/'seed_0'/'minec2f.json').read_text())
+    (tmp_path/'out'/'seed_1'/'minec2f.json').write_text(json.dumps(foreign | dict(seed=1)))
     with pytest.raises(DatasetError, match='split_hash'): ladder_table(tmp_path/'out')

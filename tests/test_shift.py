@@ -14,7 +14,11 @@ def test_smoke(repo, tmp_path, monkeypatch):
     out = tmp_path/'out'
     bands, sources = (pd.read_csv(out/f'{o}.csv') for o in ('bands', 'sources'))
     assert set(bands['label'])=={'all','background','mine'} and bands['band'].nunique()==4
-    assert bands['overlap'].dropna().between(0, 1).all() and bands.filter(like='p_').stack().between(.01, 1).all()
+    assert bands['overlap'].dropna().between(0, 1).all()
+    assert bands.filter(like='p_').stack().between(.01, 1).all()
     assert {'pixels','teacher P3','student P3'}==set(sources['source']) and sources['coarse'].max()==20
-    for o in ('kde', 'distances'): assert (out/f'{o}.png').stat().st_size>5000 and (out/f'{o}.pdf').stat().st_size>5000
-    assert json.loads((out/'settings.json').read_text())['per_image']==50 and '| teacher P3 |' in (out/'shift.md').read_text()
+    of_all = sources[sources['label']=='all'].set_index('source')['sliced']
+    assert of_all['teacher P3']!=of_all['student P3'], 'the student was not trained'
+    for name in ('kde.png', 'kde.pdf', 'distances.png', 'distances.pdf'): assert (out/name).stat().st_size>5000
+    assert json.loads((out/'settings.json').read_text())['per_image']==50
+    assert '| teacher P3 |' in (out/'shift.md').read_text()

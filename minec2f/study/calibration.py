@@ -11,25 +11,27 @@ import numpy as np, pandas as pd
 from scipy.special import softmax
 
 from ..core import *
-from ..chips import *
-from ..metrics import *
-from ..predict import *
+from ..chips import read_label
+from ..metrics import known_labels
+from ..predict import predict_array
 
 # %% ../../nbs/14f_calibration.ipynb #0428c6f7
 def confidence_and_hit(
     p,               # (…,K,H,W) probabilities, array or tensor; `axis` is that of the classes
     y,               # (…,H,W) true class, `ignore` where unknown
     label:int=1,     # Class that is asked about; the most probable one where None
-    ignore:int=255,  # Label of pixels that are left out
+    ignore:int=IGNORE, # Label of pixels that are left out
     axis:int=0,      # Of the classes: 0 for one image, 1 for a batch
 )->tuple: # (n,) probabilities in 0-1 and (n,) bool, of the known pixels; raises `LabelError`, `GridError`
     "What was said, and whether it was so"
     p = p.detach().cpu().numpy() if hasattr(p, 'detach') else np.asarray(p)
-    top, y, known = known_labels(p.argmax(axis), y, ignore)
-    said, hit = (p.max(axis), top==y) if label is None else (p.take(label, axis), y==label)
-    said = said[known].astype(np.float64)
+    winner, y, known = known_labels(p.argmax(axis), y, ignore)    # (…,H,W) each
+    said = p.max(axis) if label is None else p.take(label, axis)  # (…,H,W)
+    hit = y==(winner if label is None else label)                 # (…,H,W)
+    said = said[known].astype(np.float64)                         # (n,)
     if len(said) and not (said.min()>=0 and said.max()<=1+1e-6):
-        raise LabelError(f'values from {said.min():.3g} to {said.max():.3g} were given as probabilities; take the softmax first.')
+        raise LabelError(f'values from {said.min():.3g} to {said.max():.3g} were given as probabilities; take the '
+                         'softmax first.')
     return said.clip(0, 1), hit[known]
 
 # %% ../../nbs/14f_calibration.ipynb #08d761cf
@@ -41,12 +43,13 @@ def calibration_bins(
 )->pd.DataFrame: # One line a bin that is not empty: low, high, n, said (mean), so (share)
     "What was said, and how often it was so"
     said, hit = np.asarray(said, np.float64), np.asarray(hit, np.float64)
-    edges = np.quantile(said, np.linspace(0, 1, bins+1)) if mass and len(said) else np.linspace(0, 1, bins+1)
-    at = np.clip(np.searchsorted(edges, said, 'left')-1, 0, bins-1)
-    n, p, so = (np.bincount(at, w, bins) for w in (None, said, hit))
-    keep = n>0
-    table = pd.DataFrame(dict(low=edges[:-1], high=edges[1:], n=n, said=p/np.maximum(n, 1), so=so/np.maximum(n, 1)))
-    return table[keep].reset_index(drop=True)
+    edges = np.linspace(0, 1, bins+1)
+    if mass and len(said): edges = np.quantile(said, edges)
+    at = np.clip(np.searchsorted(edges, said, 'left')-1, 0, bins-1)  # (n,) bin of each
+    n, sum_said, sum_hit = (np.bincount(at, w, bins) for w in (None, said, hit))
+    table = pd.DataFrame(dict(low=edges[:-1], high=edges[1:], n=n,
+                              said=sum_said/np.maximum(n, 1), so=sum_hit/np.maximum(n, 1)))
+    return table[table['n']>0].reset_index(drop=True)
 
 def ece(
     said,     # (n,) probabilities, 0-1
@@ -55,7 +58,8 @@ def ece(
 )->float: # 0-1; NaN where there is no pixel
     "Expected calibration error: mean gap between what was said and how often it was so, weighted by pixels"
     t = calibration_bins(said, hit, **kwargs)
-    return float((t['n']*abs(t['said']-t['so'])).sum()/t['n'].sum()) if len(t) else np.nan
+    if not len(t): return np.nan
+    return float((t['n']*abs(t['said']-t['so'])).sum()/t['n'].sum())
 
 # %% ../../nbs/14f_calibration.ipynb #a4bb3a23
 def brier(
@@ -76,12 +80,15 @@ def reliability_figure(
                            height_ratios=(3,1), layout='constrained')
     for (top,bottom),(name,(said,hit)) in zip(axs.T, curves.items()):
         t = calibration_bins(said, hit, **kwargs)
-        top.plot([0,1], [0,1], color='0.7', lw=1); top.plot(t['said'], t['so'], 'o-', color='#0072B2', ms=3, lw=1)
+        top.plot([0,1], [0,1], color='0.7', lw=1)
+        top.plot(t['said'], t['so'], 'o-', color='#0072B2', ms=3, lw=1)
         top.set_title(f'{name}\nECE {ece(said, hit, **kwargs):.3f}, Brier {brier(said, hit):.3f}', fontsize=8)
-        bottom.bar(t['low'], t['n']/t['n'].sum(), t['high']-t['low'], align='edge', color='0.7', edgecolor='w', lw=.3)
+        share, width = t['n']/t['n'].sum(), t['high']-t['low']
+        bottom.bar(t['low'], share, width, align='edge', color='0.7', edgecolor='w', lw=.3)
         bottom.set_xlabel('probability', fontsize=8)
         for ax in (top,bottom): ax.tick_params(labelsize=7); ax.set_xlim(0, 1)
-    axs[0,0].set_ylabel('share that is mine', fontsize=8); axs[1,0].set_ylabel('pixels', fontsize=8)
+    axs[0,0].set_ylabel('share that is mine', fontsize=8)
+    axs[1,0].set_ylabel('pixels', fontsize=8)
     return fig
 
 # %% ../../nbs/14f_calibration.ipynb #6c219d72
@@ -93,14 +100,16 @@ def calibration_sample(
     **options,            # Of `predict_array`: overlap, size, bs, device
 )->pd.DataFrame: # One line a known pixel: site, said, hit; raises `DatasetError` where a chip has no mask
     "What a model says of every pixel of some chips, and what is there"
-    bare = index['id'][index['mask']==''] if len(index) else []
-    if not len(index) or len(bare):
-        raise DatasetError(f'cannot calibrate on {len(index)} chip(s), {len(bare)} of them without a mask; give chips that have masks.')
+    lost = (index['mask']=='').sum() if len(index) else 0
+    if not len(index) or lost:
+        raise DatasetError(f'cannot calibrate on {len(index)} chip(s), {lost} of them without a mask; give chips that '
+                           'have masks.')
     parts = []
     for row in index.to_dict('records'):
-        logits, valid = predict_array(bundle, row['image'], band_names=band_names, **options)
-        y = np.where(valid, read_label({**row, 'polygons': ''}, None, n_classes=len(bundle.classes)), IGNORE)
-        said, hit = confidence_and_hit(softmax(np.where(valid, logits, 0), axis=0), y, label)
+        logits, valid = predict_array(bundle, row['image'], band_names=band_names, **options)  # (K,H,W), (H,W)
+        mask = read_label({**row, 'polygons': ''}, None, n_classes=len(bundle.classes))        # (H,W)
+        p = softmax(np.where(valid, logits, 0), axis=0)
+        said, hit = confidence_and_hit(p, np.where(valid, mask, IGNORE), label)
         parts.append(pd.DataFrame(dict(site=row['site'], said=said, hit=hit)))
     return pd.concat(parts, ignore_index=True)
 
@@ -109,7 +118,8 @@ def calibration_scores(
     **kwargs,            # Of `calibration_bins`, for `ece`
 )->dict: # ece, ece_mass, brier (all pixels), ece_sites (mean over sites), base (share that is mine), pixels, sites
     "One line about a model's probabilities"
+    said, hit = sample['said'], sample['hit']
     by_site = [ece(t['said'], t['hit'], **kwargs) for _,t in sample.groupby('site')]
-    return dict(ece=ece(sample['said'], sample['hit'], **kwargs), ece_mass=ece(sample['said'], sample['hit'], **kwargs | dict(mass=True)),
-                brier=brier(sample['said'], sample['hit']), ece_sites=float(np.mean(by_site)), base=float(sample['hit'].mean()),
+    return dict(ece=ece(said, hit, **kwargs), ece_mass=ece(said, hit, **kwargs | dict(mass=True)),
+                brier=brier(said, hit), ece_sites=float(np.mean(by_site)), base=float(hit.mean()),
                 pixels=len(sample), sites=len(by_site))
