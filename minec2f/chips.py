@@ -22,7 +22,7 @@ from .core import *
 from .bands import *
 from .raster import *
 
-# %% ../nbs/03_chips.ipynb #f23ac4fb
+# %% ../nbs/03_chips.ipynb #ee26a26e
 DOMAINS = ('coarse', 'fine')  # with labels
 UNLABELLED = 'unlabelled'     # without
 SPLITS = ('train', 'valid', 'test')
@@ -31,7 +31,7 @@ _PATHS = ('image', 'mask', 'polygons') # may say where files are
 _TEXT = ('id', 'site', 'domain', 'split', *_PATHS, 'layer', 'country', 'climate', 'commodity', 'sensor')
 _NUMBERS = dict(lon=(-180, 180), lat=(-90, 90), res_m=(1e-3, 1e5), width=(1, 1e7), height=(1, 1e7)) # what they must be
 
-# %% ../nbs/03_chips.ipynb #f7fc29fe
+# %% ../nbs/03_chips.ipynb #95e4a6f3
 def _cells(path, **kwargs):
     "A table whose rows have no more cells than its first line"
     with warnings.catch_warnings():
@@ -58,7 +58,7 @@ def _rows_as_written(path):
     table = _cells(path, dtype=dict.fromkeys(text, str)).rename(columns=known).dropna(how='all')
     return table.assign(**{o: table[o].str.strip().fillna('') for o in text.values()})
 
-# %% ../nbs/03_chips.ipynb #9576ed78
+# %% ../nbs/03_chips.ipynb #add18987
 def _composed(name):
     "Text with é as one character; some systems write it as two"
     return unicodedata.normalize('NFC', name)
@@ -73,7 +73,7 @@ def _one_spelling(sites):
     key = sites.map(lambda o: ' '.join(_composed(o).casefold().split()))
     return sites.groupby(key).transform('first')
 
-# %% ../nbs/03_chips.ipynb #15741558
+# %% ../nbs/03_chips.ipynb #b16782c2
 def _refuse(path, column, bad, wrong):
     "Raise `DatasetError` for the first row of a column that is `bad`; `{}` in `wrong` stands for its value"
     if not bad.any(): return
@@ -102,7 +102,7 @@ def _checked_numbers(index, path):
         index = index.assign(**{col: number.astype(float)})
     return index
 
-# %% ../nbs/03_chips.ipynb #463a8215
+# %% ../nbs/03_chips.ipynb #9f9a4f58
 def check_split(
     index:pd.DataFrame, # Index with columns `site` and `split`
 ): # Raises `SplitError` where a split is unknown or a site is in two of them
@@ -149,8 +149,10 @@ def read_index(
     if not len(index): raise DatasetError(f'{path} has no rows; at least one chip was expected.')
     for col in ('id','site','domain'):
         _refuse(path, index[col], index[col]=='', f'rows without {col}; fill them in')
-    index = _checked_ids(index, path).assign(site=_one_spelling(index['site']))
-    for check in (_checked_numbers, _checked_domains, _checked_split): index = check(index, path)
+    index = _checked_ids(index, path)
+    index = _checked_numbers(index, path)
+    index = _checked_domains(index, path)
+    index = _checked_split(index.assign(site=_one_spelling(index['site'])), path)
     return index.reset_index(drop=True)
 
 # %% ../nbs/03_chips.ipynb #3d2fa1f3
@@ -163,6 +165,7 @@ def _rasters_by_name(folder):
         found.setdefault(_composed(name), []).append(path)
     return found
 
+# %% ../nbs/03_chips.ipynb #6c711e02
 def _stay_inside(path, folder, homes, what):
     "The path of a file that somebody named, or a link may have moved; raises `DatasetError` where it leads elsewhere"
     path = folder/path
@@ -189,7 +192,7 @@ def chip_files(
         paths.append(_stay_inside(found[0], folder, homes, f'{column} of {name}') if found else '')
     return paths
 
-# %% ../nbs/03_chips.ipynb #3671e79d
+# %% ../nbs/03_chips.ipynb #4d76c67b
 def _only_geopackage(folder):
     "The GeoPackage in the folder; '' where there is none"
     found = sorted(o for o in folder.glob('*') if o.suffix.lower()=='.gpkg')
@@ -210,6 +213,7 @@ def _named_outlines(index, folder, coarse):
     paths = [_stay_inside(o, folder, [folder], f'polygons of {k}') if o else '' for o,k in zip(said, index['id'])]
     return pd.Series(paths, index.index)
 
+# %% ../nbs/03_chips.ipynb #196a9fc1
 def _outlines_of(index, folder, polygons, layer):
     "Path of the polygons of each coarse chip; '' where its mask is the label"
     coarse = index['domain']=='coarse'
@@ -225,7 +229,7 @@ def _outlines_of(index, folder, polygons, layer):
                       stacklevel=4)
     return named
 
-# %% ../nbs/03_chips.ipynb #83de13bc
+# %% ../nbs/03_chips.ipynb #17c8ac36
 def _attach_files(index, folder, polygons, layer, fix):
     "The index with the paths of each chip's image, mask and polygons; raises `DatasetError` where one is missing"
     folder = Path(folder).resolve()
@@ -272,7 +276,7 @@ def _check_mask(row, grid):
                        f"image's place (rio edit-info {path} --like {row['image']} --crs like --transform like).")
     check_same_grid(grid, mask, f"image and mask of {row['id']}")
 
-# %% ../nbs/03_chips.ipynb #c616d659
+# %% ../nbs/03_chips.ipynb #155e482d
 def _place(path, grid):
     "What an image says of its place: height, width (px), lon, lat of its centre (degrees), res_m"
     try: res_m = float(np.mean(metres_per_pixel(grid, angular='centre')))
@@ -305,7 +309,7 @@ def _check_place(row, place):
     raise DatasetError(f"{what} lon {lon:g}, lat {lat:g}, but its image lies {off:,.1f} km from there, at lon "
                        f"{place['lon']:.5f}, lat {place['lat']:.5f}{swapped}; {mend}")
 
-# %% ../nbs/03_chips.ipynb #c5e50975
+# %% ../nbs/03_chips.ipynb #0ff7f715
 def _look_at_all(index, min_side):
     "Index with places as the images say, and row -> grid of its image"
     grids = {k: _look(path, min_side) for k,path in index['image'].items()}
@@ -336,7 +340,7 @@ def row_polygons(
     "The polygons that a row of the index names"
     return load_polygons(row['polygons'], row.get('layer'), row.get('fix', False))
 
-# %% ../nbs/03_chips.ipynb #4b2e54e2
+# %% ../nbs/03_chips.ipynb #f82f4d01
 def _meet(gdf, grids):
     "Is there a polygon on any of the grids?"
     from shapely.geometry import box
@@ -412,7 +416,7 @@ def read_label(
     if not row['mask']: return np.full(grid.shape, IGNORE, np.uint8)
     return _read_mask(row['mask'], n_classes, window)
 
-# %% ../nbs/03_chips.ipynb #0c43f21e
+# %% ../nbs/03_chips.ipynb #4cede11d
 def read_sample(
     row,                  # A row of the index (a mapping)
     bands:list=None,      # Names of the bands wanted; all where None
@@ -449,7 +453,7 @@ def _survey(rows, n_classes, every):
         if row['split']=='train': seen |= values
     return seen, silent
 
-# %% ../nbs/03_chips.ipynb #6cdd5bd0
+# %% ../nbs/03_chips.ipynb #4dc518fe
 def _one_sided(domain, rows, seen):
     "The error for labels that show no mine, or nothing else"
     said = (f'the {domain} labels hold {" and ".join(map(str, sorted(seen)))} only, in {len(rows)} chip(s), first '

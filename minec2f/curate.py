@@ -24,7 +24,7 @@ def pixel_hash(
     kind = f'{x.shape}{x.dtype.str}'.encode()
     return hashlib.sha256(kind + np.ascontiguousarray(x).tobytes()).hexdigest()
 
-# %% ../nbs/03b_curate.ipynb #59494b9e
+# %% ../nbs/03b_curate.ipynb #79e6c6de
 _CELLS = 17 # a side; 2*17*16 = 544 bits
 
 def difference_hash(
@@ -86,7 +86,7 @@ class _Limit:
         if self.most is not None and value>self.most: return f'{self.kind} {value:.3g} > {self.most:g}'
         return ''
 
-# %% ../nbs/03b_curate.ipynb #d98de5dc
+# %% ../nbs/03b_curate.ipynb #1acee1ba
 def _broken_limits(facts, limits):
     "Row -> why it must go, as a list of (kind of reason, reason)"
     reasons = {row: [] for row in facts.index}
@@ -138,6 +138,7 @@ def _split_by_reason(facts, reasons):
     dropped.attrs = dropped.attrs | dict(kinds=pd.Series(kinds, dtype=object).value_counts().to_dict())
     return facts[~goes], dropped
 
+# %% ../nbs/03b_curate.ipynb #90d601be
 def curate(
     facts:pd.DataFrame,       # From `chip_facts`
     min_side:int=128,         # Smallest side, px

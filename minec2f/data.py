@@ -43,7 +43,7 @@ class InputSpec:
     res:float = None       # Metres per pixel of the training images; not checked where None
     trust_files:bool = True# Is a file believed that says what its own numbers mean?
 
-# %% ../nbs/05_data.ipynb #db2ebb3e
+# %% ../nbs/05_data.ipynb #e9a5017f
 @patch
 def radiometry_of(self:InputSpec,
     path,                 # Path of a raster, or its address
@@ -74,7 +74,7 @@ def read(self:InputSpec,
     scale, offset, _ = self.radiometry_of(path, band_names, scale, offset)
     return _reflectance(dn, valid, scale, offset), valid, grid
 
-# %% ../nbs/05_data.ipynb #c414f9ac
+# %% ../nbs/05_data.ipynb #5ba86136
 @patch
 def _mean_std(self:InputSpec, x):
     "(mean, std) of the bands, each (C,1,1), of the kind that `x` is"
@@ -98,7 +98,7 @@ def denormalize(self:InputSpec,
     mean, std = self._mean_std(x)
     return x*std+mean
 
-# %% ../nbs/05_data.ipynb #9925ff87
+# %% ../nbs/05_data.ipynb #85ec319b
 @patch
 def reflectance(self:InputSpec,
     dn:np.ndarray,    # (C,h,w) digital numbers of `bands`
@@ -160,7 +160,7 @@ def reading_spec(
     if offset is not None: spec.offset = float(offset)
     return spec
 
-# %% ../nbs/05_data.ipynb #e66a1d8e
+# %% ../nbs/05_data.ipynb #a8d394fb
 def _check_extremes(x, path):
     "Refuse a number that no surface reflects among others that are as they should be"
     low, high = np.nanmin(x), np.nanmax(x)
@@ -178,6 +178,7 @@ def _oddities(x, path, said):
         check_values(np.nanmean(x, (1,2)), path, *said)
     return [str(o.message) for o in odd]
 
+# %% ../nbs/05_data.ipynb #6f6ee501
 def band_stats(
     index:pd.DataFrame,   # Index; with a column `split` only its train chips are used
     bands:list,           # Band names
@@ -238,7 +239,7 @@ def chip_windows(
     def span(i, n): return max(0, i-margin), min(n, i+size+margin)
     return [(span(r, height), span(c, width)) for r in range(0, height, size) for c in range(0, width, size)]
 
-# %% ../nbs/05_data.ipynb #8d2b440f
+# %% ../nbs/05_data.ipynb #09a6e79b
 def chip_items(
     index:pd.DataFrame, # Index with a column `split`
     size:int,           # Window side, px
@@ -250,7 +251,7 @@ def chip_items(
         items += [{**row, 'window': o} for o in chip_windows(row['height'], row['width'], size, margin)]
     return items
 
-# %% ../nbs/05_data.ipynb #43aa04af
+# %% ../nbs/05_data.ipynb #b2530916
 def _image_row(path):
     "An index's row for an image without a label"
     grid = read_grid(path)
@@ -272,7 +273,7 @@ def _test_items(
     if all('window' in o for o in rows): return rows
     return chip_items(pd.DataFrame(rows).assign(split='test'), size)
 
-# %% ../nbs/05_data.ipynb #35aa0941
+# %% ../nbs/05_data.ipynb #6baef509
 class MultiSpectral(TensorImageBase):
     "(C,H,W) reflectance, NaN where not valid; `bands` holds the names"
     def show(self, ctx=None, **kwargs):
@@ -300,6 +301,7 @@ class ReadImage(Transform):
 
     def encodes(self, o:dict): return MultiSpectral(torch.from_numpy(self.window(o)), bands=self.spec.bands)
 
+# %% ../nbs/05_data.ipynb #a4f158a7
 class ReadLabel(Transform):
     "Reads the label of the window of an item"
     def __init__(self, spec, cache=False):
@@ -337,7 +339,7 @@ class WindowCrop(ItemTransform):
         for y in ys: y[unknown] = IGNORE
         return x, *ys
 
-# %% ../nbs/05_data.ipynb #3b14fa69
+# %% ../nbs/05_data.ipynb #a2f1d067
 class Dihedral8(ItemTransform):
     "One of the eight symmetries of the square, the same for image and label; in training only"
     order = 1
@@ -405,7 +407,7 @@ def mine_block(
     return DataBlock(blocks=[TransformBlock(type_tfms=o) for o in read],
                      splitter=FuncSplitter(lambda o: o['split']!='train'), item_tfms=item_tfms, batch_tfms=batch_tfms)
 
-# %% ../nbs/05_data.ipynb #0b509a63
+# %% ../nbs/05_data.ipynb #7cda27fe
 def _multiple_of_32(size):
     "A window size near one that was given, for a message"
     return max(32, int(size)//32*32) if isinstance(size, Real) and np.isfinite(size) else 256
@@ -435,7 +437,7 @@ def _check_meaning(bands, spec, classes):
     if not isinstance(classes, (list,tuple)) or len(set(classes))<2 or len(set(classes))!=len(classes):
         raise OptionError(f'classes is {classes!r}; two or more different names were expected, the background first.')
 
-# %% ../nbs/05_data.ipynb #2a28827c
+# %% ../nbs/05_data.ipynb #a815910f
 def _rows_of(index, domain, buffer_km):
     "Train and valid rows of a domain; raises `SplitError` where there are none, or the split leaks"
     if not isinstance(index, pd.DataFrame):
@@ -451,7 +453,7 @@ def _rows_of(index, domain, buffer_km):
         raise SplitError(f'the {domain} domain has no {" and no ".join(missing)} chips; add sites or change the split.')
     return rows
 
-# %% ../nbs/05_data.ipynb #4ce0e4cc
+# %% ../nbs/05_data.ipynb #ec704735
 _SAY_SO = 'Images that mean something else say so themselves, in the scale and offset of their bands'
 
 def _check_fits(rows, spec, scale, offset, band_names, n=8):
@@ -491,6 +493,7 @@ class MineLoaders(DataLoaders):
         new.spec = self.spec
         return new
 
+# %% ../nbs/05_data.ipynb #971125b5
 def mine_dls(
     index:pd.DataFrame,   # From `site_split`
     domain:str='fine',    # 'coarse', 'fine', or 'unlabelled', which has no valid windows
@@ -551,6 +554,7 @@ def show_batch(x:MultiSpectral, y:TensorMask, samples, ctxs=None, max_n=6, nrows
         show_label(mask, ax)
     return ctxs
 
+# %% ../nbs/05_data.ipynb #89523aff
 @dispatch
 def show_results(x:MultiSpectral, y:TensorMask, samples, outs, ctxs=None, max_n=4, figsize=None, **kwargs):
     "Images with the label outlined on the left and the prediction on the right"

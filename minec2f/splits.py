@@ -54,7 +54,7 @@ def _near_pairs(places, buffer_km):
     gap = np.linalg.norm(xyz[i]-xyz[j], axis=1)-reach[i]-reach[j]                                    # (k,) km
     return candidates[gap<=buffer_km]
 
-# %% ../nbs/03a_splits.ipynb #85fd3291
+# %% ../nbs/03a_splits.ipynb #23b0b989
 def _first_alike(labels):
     "(n,) number of the first row with the same label"
     code = pd.factorize(np.asarray(labels))[0]
@@ -136,7 +136,7 @@ def _counted_out(n, shares, merged):
     held = held[:n-1]
     return held + ['train']*(n-len(held))
 
-# %% ../nbs/03a_splits.ipynb #4c28773c
+# %% ../nbs/03a_splits.ipynb #1dae818e
 def _spread_evenly(labels):
     "The same labels, each spread evenly along the list"
     labels = pd.Series(labels)
@@ -144,7 +144,7 @@ def _spread_evenly(labels):
     place = (nth+.5)/labels.map(labels.value_counts())     # (n,) where along the list it should be, 0-1
     return labels.iloc[place.argsort(kind='stable')].tolist()
 
-# %% ../nbs/03a_splits.ipynb #596e527b
+# %% ../nbs/03a_splits.ipynb #fe897e0d
 def _divide(strata, shares, rng, merged=''):
     "Group -> split: `shares` of the groups, at least one each, the rest to train"
     stratum_of = strata.to_dict()
@@ -182,7 +182,7 @@ def _split_groups(index, group, valid, test, seed, stratify):
     out = index.assign(split=[splits.get(o, 'train') for o in group])
     return out[is_fine | ~has_fine | (out['split']=='train')].reset_index(drop=True)
 
-# %% ../nbs/03a_splits.ipynb #536b858b
+# %% ../nbs/03a_splits.ipynb #26ddff46
 def _give_way(index, weak, strong, buffer_km):
     "Leave out the chips of split `weak` that are near those of `strong`, or of one site with them"
     held = index[index['split'].isin(strong)]
@@ -302,7 +302,7 @@ def _check_countries(index, test, valid):
     both = set(test) & set(valid)
     if both: raise SplitError(f'{first_few(sorted(both))} cannot be both test and valid; name each country once.')
 
-# %% ../nbs/03a_splits.ipynb #03a5f30e
+# %% ../nbs/03a_splits.ipynb #7c164fcf
 _MAY_BE = dict(fine=SPLITS, coarse=('train','valid')) # domain -> its splits; other domains only train
 
 def country_split(
