@@ -7,8 +7,8 @@ __all__ = ['Pair', 'site_pairs', 'boundary_offset', 'pair_offset', 'label_offset
            'fit_label_noise']
 
 # %% ../nbs/03c_labelquality.ipynb #d58456ad
+from collections import namedtuple
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np, pandas as pd, shapely
 
@@ -17,11 +17,7 @@ from .raster import *
 from .world.labelnoise import LabelNoise, coarsen
 
 # %% ../nbs/03c_labelquality.ipynb #a6c86e5d
-class Pair(NamedTuple):
-    "Two outlines of one site, on a map of metres"
-    site:str
-    coarse:object # shapely geometry
-    fine:object   # shapely geometry
+Pair = namedtuple('Pair', 'site coarse fine') # text; outlines as shapely geometries on a map of metres
 
 def _by_site(layer, by):
     "Site -> its 2-D polygons in degrees"
