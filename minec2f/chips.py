@@ -9,8 +9,7 @@ __all__ = ['DOMAINS', 'UNLABELLED', 'SPLITS', 'check_split', 'read_index', 'chip
 # %% ../nbs/03_chips.ipynb #74b2ded9
 import unicodedata, warnings
 from functools import lru_cache
-from numbers import Real
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np, pandas as pd
 from affine import Affine
@@ -23,122 +22,157 @@ from .core import *
 from .bands import *
 from .raster import *
 
-# %% ../nbs/03_chips.ipynb #4c44b1b8
-DOMAINS, UNLABELLED = ('coarse', 'fine'), 'unlabelled' # with labels, and without
+# %% ../nbs/03_chips.ipynb #ee26a26e
+DOMAINS = ('coarse', 'fine')  # with labels
+UNLABELLED = 'unlabelled'     # without
 SPLITS = ('train', 'valid', 'test')
-_PATHS = ('image', 'mask', 'polygons') # columns that may say where files are
+
+_PATHS = ('image', 'mask', 'polygons') # may say where files are
 _TEXT = ('id', 'site', 'domain', 'split', *_PATHS, 'layer', 'country', 'climate', 'commodity', 'sensor')
 _NUMBERS = dict(lon=(-180, 180), lat=(-90, 90), res_m=(1e-3, 1e5), width=(1, 1e7), height=(1, 1e7)) # what they must be
 
-def check_split(
-    index:pd.DataFrame, # Index with columns `site` and `split`
-): # Raises `SplitError` where a split is unknown or a site is in two of them
-    "Refuse a split that is not by site"
-    unknown = set(index['split']) - set(SPLITS)
-    if unknown: raise SplitError(f"split has the values {first_few(sorted(map(str,unknown)))}; only {', '.join(SPLITS)} are known.")
-    n = index.groupby('site')['split'].nunique()
-    if (n>1).any():
-        raise SplitError(f'site {first_few(n.index[n>1])} is in more than one split; chips of one site must stay together. Make '
-                         'the split with site_split.')
-
-def _refuse(bad, path, what): # bad: (n,) bool
-    if bad.any():
-        more = f', and {bad.sum()-1} more' if bad.sum()>1 else ''
-        raise DatasetError(f'{path}: {what(bad.idxmax())} (row {bad.idxmax()+2} of the file{more}).')
-
+# %% ../nbs/03_chips.ipynb #95e4a6f3
 def _cells(path, **kwargs):
     "A table whose rows have no more cells than its first line"
     with warnings.catch_warnings():
         warnings.simplefilter('error', pd.errors.ParserWarning)
         try: return read_table(path, index_col=False, **kwargs)
         except pd.errors.ParserWarning as e:
-            raise DatasetError(f'{path} has rows with more cells than its first line has names; put text that holds a separator in quotes.') from e
+            raise DatasetError(f'{path} has rows with more cells than its first line has names; put text that holds a '
+                               'separator in quotes.') from e
 
 def _known_columns(path):
     "Column as it is written -> its name, for those that mean something here"
-    name = {o: str(o).strip().lower() for o in _cells(path, nrows=0).columns}
-    known = {o: k for o,k in name.items() if k in _TEXT or k in _NUMBERS}
-    twice = [k for k in known.values() if list(known.values()).count(k)>1]
-    if twice: raise DatasetError(f'{path} has more than one column {twice[0]}; keep one.')
+    known = {}
+    for written in _cells(path, nrows=0).columns:
+        name = str(written).strip().lower()
+        if name not in _TEXT and name not in _NUMBERS: continue
+        if name in known.values(): raise DatasetError(f'{path} has more than one column {name}; keep one.')
+        known[written] = name
     return known
 
-def _table(path):
-    "The rows of an index that hold something; text without spaces around it, missing text as ''"
+def _rows_as_written(path):
+    "The rows that hold something, numbered as in the file; text without spaces around it, missing text as ''"
     known = _known_columns(path)
-    types = {o: str for o,k in known.items() if k in _TEXT}
-    index = _cells(path, dtype=types).rename(columns=known).dropna(how='all').reset_index(drop=True)
-    return index.assign(**{o: index[o].str.strip().fillna('') for o in known.values() if o in _TEXT})
+    text = {written: name for written,name in known.items() if name in _TEXT}
+    table = _cells(path, dtype=dict.fromkeys(text, str)).rename(columns=known).dropna(how='all')
+    return table.assign(**{o: table[o].str.strip().fillna('') for o in text.values()})
 
-def _check_numbers(index, path):
-    for col,(low,high) in ((k, o) for k,o in _NUMBERS.items() if k in index):
-        number = pd.to_numeric(index[col], errors='coerce')
-        bad = index[col].notna() & ~number.between(low, high)
-        _refuse(bad, path, lambda k: f'{col} is {str(index[col][k])[:40]!r}; a number from {low:g} to {high:g} was expected')
-        index = index.assign(**{col: number.astype(float)})
-    return index
+# %% ../nbs/03_chips.ipynb #add18987
+def _composed(name):
+    "Text with é as one character; some systems write it as two"
+    return unicodedata.normalize('NFC', name)
 
 def _is_plain(name):
     "Is it a name that stays within a folder, on any system?"
-    parts = name.split('/')
-    return (all(o.strip() and o not in ('.','..') and len(o.encode())<=200 for o in parts) and name.isprintable()
-            and not set(name) & set('\\:'))
+    if not name.isprintable() or set(name) & set('\\:'): return False
+    return all(o.strip() and o not in ('.','..') and len(o.encode())<=200 for o in name.split('/'))
 
-def _one_spelling(names):
+def _one_spelling(sites):
     "Names that differ only in capitals and spaces, all as the first of them"
-    key = names.map(lambda o: ' '.join(unicodedata.normalize('NFC', o).casefold().split()))
-    return names.groupby(key).transform('first')
+    key = sites.map(lambda o: ' '.join(_composed(o).casefold().split()))
+    return sites.groupby(key).transform('first')
 
+# %% ../nbs/03_chips.ipynb #b16782c2
+def _refuse(path, column, bad, wrong):
+    "Raise `DatasetError` for the first row of a column that is `bad`; `{}` in `wrong` stands for its value"
+    if not bad.any(): return
+    row = bad.idxmax()
+    said = wrong.format(repr(str(column[row])[:60]))
+    more = f', and {bad.sum()-1} more' if bad.sum()>1 else ''
+    raise DatasetError(f'{path}: {said} (row {row+2} of the file{more}).')
+
+def _checked_ids(index, path):
+    "Refuse ids that are no file names, or that name two chips"
+    ids = index['id']
+    _refuse(path, ids, ~ids.map(_is_plain), 'the id {} is no plain name such as mine_7 or north/mine_7')
+    twice = ids[ids.str.casefold().duplicated(keep=False)]
+    if len(twice):
+        raise DatasetError(f'{path} has duplicate ids: {first_few(twice)}; an id names one chip, whatever the '
+                           'capitals.')
+    return index
+
+def _checked_numbers(index, path):
+    "Columns of numbers as numbers within their limits"
+    for col,(low,high) in _NUMBERS.items():
+        if col not in index: continue
+        number = pd.to_numeric(index[col], errors='coerce')
+        bad = index[col].notna() & ~number.between(low, high)
+        _refuse(path, index[col], bad, f'{col} is {{}}; a number from {low:g} to {high:g} was expected')
+        index = index.assign(**{col: number.astype(float)})
+    return index
+
+# %% ../nbs/03_chips.ipynb #9f9a4f58
+def check_split(
+    index:pd.DataFrame, # Index with columns `site` and `split`
+): # Raises `SplitError` where a split is unknown or a site is in two of them
+    "Refuse a split that is not by site"
+    unknown = set(index['split']) - set(SPLITS)
+    if unknown:
+        raise SplitError(f'split has the values {first_few(sorted(map(str, unknown)))}; only {", ".join(SPLITS)} are '
+                         'known.')
+    n = index.groupby('site')['split'].nunique()
+    if (n>1).any():
+        raise SplitError(f'site {first_few(n.index[n>1])} is in more than one split; chips of one site must stay '
+                         'together. Make the split with site_split.')
+
+def _checked_domains(index, path):
+    "Domains in lower case; raises `DatasetError` for one that is not known"
+    index = index.assign(domain=index['domain'].str.lower())
+    unknown = set(index['domain']) - {*DOMAINS, UNLABELLED}
+    if not unknown: return index
+    raise DatasetError(f'{path} has the domain(s) {first_few(unknown)}; known are {", ".join(DOMAINS)} and '
+                       f'{UNLABELLED}.')
+
+def _checked_split(index, path):
+    "The split in lower case, kept by site; no column where nobody said anything"
+    if 'split' not in index: return index
+    if (index['split']=='').all(): return index.drop(columns='split')
+    _refuse(path, index['split'], index['split']=='', 'rows without split; fill them in, or leave the column out')
+    index = index.assign(split=index['split'].str.lower())
+    check_split(index)
+    return index
+
+# %% ../nbs/03_chips.ipynb #4c44b1b8
 def read_index(
     folder:str|Path,         # The dataset folder
     table:str='index.csv',   # Name of the table in it; another one may list some of the chips
 )->pd.DataFrame: # The table, `id` and `site` as text; raises `DatasetError`, `SplitError`
     "Read and check the index of a folder"
     path = Path(folder)/table
-    if not path.exists(): raise DatasetError(f'{path} does not exist; a dataset folder has index.csv, images/ and masks/ or polygons.')
-    index = _table(path)
+    if not path.exists():
+        raise DatasetError(f'{path} does not exist; a dataset folder has index.csv, images/ and masks/ or polygons.')
+    index = _rows_as_written(path)
     missing = [o for o in ('id','site','domain') if o not in index]
-    if missing: raise DatasetError(f"{path} has the columns {first_few(index, 20)}; {', '.join(missing)} must be there.")
+    if missing:
+        raise DatasetError(f'{path} has the columns {first_few(index, 20)}; {", ".join(missing)} must be there.')
     if not len(index): raise DatasetError(f'{path} has no rows; at least one chip was expected.')
-    for col in ('id','site','domain'): _refuse(index[col]=='', path, lambda k: f'rows without {col}; fill them in')
-    _refuse(~index['id'].map(_is_plain), path, lambda k: f"the id {index['id'][k][:60]!r} is no plain name such as mine_7 or north/mine_7")
-    twice = index['id'][index['id'].str.casefold().duplicated(keep=False)]
-    if len(twice): raise DatasetError(f'{path} has duplicate ids: {first_few(twice)}; an id names one chip, whatever the capitals.')
-    index = _check_numbers(index.assign(site=_one_spelling(index['site']), domain=index['domain'].str.lower()), path)
-    unknown = set(index['domain']) - {*DOMAINS, UNLABELLED}
-    if unknown: raise DatasetError(f"{path} has the domain(s) {first_few(unknown)}; known are {', '.join(DOMAINS)} and {UNLABELLED}.")
-    if 'split' not in index: return index
-    if (index['split']=='').all(): return index.drop(columns='split')
-    _refuse(index['split']=='', path, lambda k: 'rows without split; fill them in, or leave the column out')
-    index['split'] = index['split'].str.lower()
-    check_split(index)
-    return index
+    for col in ('id','site','domain'):
+        _refuse(path, index[col], index[col]=='', f'rows without {col}; fill them in')
+    index = _checked_ids(index, path)
+    index = _checked_numbers(index, path)
+    index = _checked_domains(index, path)
+    index = _checked_split(index.assign(site=_one_spelling(index['site'])), path)
+    return index.reset_index(drop=True)
 
 # %% ../nbs/03_chips.ipynb #3d2fa1f3
-def _composed(name): return unicodedata.normalize('NFC', name)  # some systems write é as two characters
-
-def _files(folder, kind):
+def _rasters_by_name(folder):
     "Name without its ending -> rasters of that name in a folder"
     found = {}
-    for o in sorted(Path(folder/kind).rglob('*')):
-        name = _composed(o.relative_to(folder/kind).with_suffix('').as_posix())
-        if o.suffix.lower() in RASTER_SUFFIXES: found.setdefault(name, []).append(o)
+    for path in sorted(folder.rglob('*')):
+        if path.suffix.lower() not in RASTER_SUFFIXES: continue
+        name = path.relative_to(folder).with_suffix('').as_posix()
+        found.setdefault(_composed(name), []).append(path)
     return found
 
+# %% ../nbs/03_chips.ipynb #6c711e02
 def _stay_inside(path, folder, homes, what):
-    "The path of a file that somebody named, or that a link may have moved; raises `DatasetError` where it leads elsewhere"
+    "The path of a file that somebody named, or a link may have moved; raises `DatasetError` where it leads elsewhere"
     path = folder/path
     if not path.exists(): raise DatasetError(f'{what}: {path} does not exist; add the file, or correct the row.')
     if any(path.resolve().is_relative_to(o) for o in homes): return str(path)
-    raise DatasetError(f'{what}: {path} leads out of the folder ({path.resolve()}); put the file into {folder}. A link to a whole '
-                       'folder images/ or masks/ is followed.')
-
-def _found(index, column, folder):
-    kind = f'{column}s'
-    files, homes = _files(folder, kind), [folder, (folder/kind).resolve()]
-    for name,said in zip(index['id'], index.get(column, [''] * len(index))):
-        paths = [said] if said else files.get(_composed(name), [])
-        if len(paths)>1: raise DatasetError(f'chip {name} has several files: {first_few(paths)}; keep one, or name it in a column {column}.')
-        yield _stay_inside(paths[0], folder, homes, f'{column} of {name}') if paths else ''
+    raise DatasetError(f'{what}: {path} leads out of the folder ({path.resolve()}); put the file into {folder}. A link '
+                       'to a whole folder images/ or masks/ is followed.')
 
 def chip_files(
     index:pd.DataFrame, # From `read_index`
@@ -146,59 +180,79 @@ def chip_files(
     column:str='image', # Or 'mask'
 )->list: # Paths: where the index says, else by the chip's id; '' where there is none; raises `DatasetError`
     "Where the image or the mask of each chip is"
-    return list(_found(index, column, Path(folder).resolve()))
+    folder = Path(folder).resolve()
+    home = folder/f'{column}s'
+    by_name, homes = _rasters_by_name(home), [folder, home.resolve()]
+    paths = []
+    for name,said in zip(index['id'], index.get(column, [''] * len(index))):
+        found = [said] if said else by_name.get(_composed(name), [])
+        if len(found)>1:
+            raise DatasetError(f'chip {name} has several files: {first_few(found)}; keep one, or name it in a column '
+                               f'{column}.')
+        paths.append(_stay_inside(found[0], folder, homes, f'{column} of {name}') if found else '')
+    return paths
 
-def _own_layer(folder):
-    "The GeoPackage in the folder"
+# %% ../nbs/03_chips.ipynb #4d76c67b
+def _only_geopackage(folder):
+    "The GeoPackage in the folder; '' where there is none"
     found = sorted(o for o in folder.glob('*') if o.suffix.lower()=='.gpkg')
     if len(found)>1:
-        raise DatasetError(f'{folder} has several polygon files ({first_few(o.name for o in found)}); say which one holds the coarse '
-                           'labels (polygons=…), or in a column polygons of the index.')
+        raise DatasetError(f'{folder} has several polygon files ({first_few(o.name for o in found)}); say which one '
+                           'holds the coarse labels (polygons=…), or in a column polygons of the index.')
     return str(found[0]) if found else ''
 
 def _named_outlines(index, folder, coarse):
-    "Path of the polygons that the index names for each coarse chip; '' where it names none, or its file is gone and a mask is there"
+    "Path of the polygons that the index names for each coarse chip; '' for none, or where a mask takes their place"
     said = index.get('polygons', pd.Series('', index.index)).where(coarse, '')
-    gone = (said!='') & (index['mask']!='') & said.map(lambda o: _is_plain(o) and not (folder/o).exists())
-    if gone.any():
-        warnings.warn(f'{folder/said[gone].iloc[0]}, which the index names, does not exist; the masks are the labels of {gone.sum()} '
-                      'coarse chip(s) instead.', stacklevel=5)
-    said = said.where(~gone, '')
-    return said.where(said=='', [_stay_inside(o, folder, [folder], f'polygons of {k}') if o else '' for o,k in zip(said, index['id'])])
+    lost = said.map(lambda o: _is_plain(o) and not (folder/o).exists())
+    replaced = lost & (index['mask']!='')
+    if replaced.any():
+        warnings.warn(f'{folder/said[replaced].iloc[0]}, which the index names, does not exist; the masks are the '
+                      f'labels of {replaced.sum()} coarse chip(s) instead.', stacklevel=5)
+    said = said.where(~replaced, '')
+    paths = [_stay_inside(o, folder, [folder], f'polygons of {k}') if o else '' for o,k in zip(said, index['id'])]
+    return pd.Series(paths, index.index)
 
+# %% ../nbs/03_chips.ipynb #196a9fc1
 def _outlines_of(index, folder, polygons, layer):
     "Path of the polygons of each coarse chip; '' where its mask is the label"
     coarse = index['domain']=='coarse'
     if polygons: return pd.Series(str(polygons), index.index).where(coarse, '')
-    said = _named_outlines(index, folder, coarse)
-    need = coarse & (said=='') & ((index['mask']=='') | (layer is not None))
-    if need.any(): return said.where(~need, _own_layer(folder))
-    beside = [o.name for o in folder.glob('*.gpkg')] if coarse.any() and (said=='').all() else []
-    if beside:
-        warnings.warn(f'the masks in {folder} are the labels of its coarse chips; {first_few(beside)}, which lies beside them, is not '
-                      'used. Pass polygons=… if the coarse chips should learn from it.', stacklevel=4)
-    return said
+    named = _named_outlines(index, folder, coarse)
+    need = coarse & (named=='')
+    if layer is None: need &= index['mask']==''  # a layer is asked for on purpose, whatever the masks
+    if need.any(): return named.where(~need, _only_geopackage(folder))
+    beside = [o.name for o in folder.glob('*.gpkg')]
+    if beside and coarse.any() and (named=='').all():
+        warnings.warn(f'the masks in {folder} are the labels of its coarse chips; {first_few(beside)}, which lies '
+                      'beside them, is not used. Pass polygons=… if the coarse chips should learn from it.',
+                      stacklevel=4)
+    return named
 
+# %% ../nbs/03_chips.ipynb #17c8ac36
 def _attach_files(index, folder, polygons, layer, fix):
+    "The index with the paths of each chip's image, mask and polygons; raises `DatasetError` where one is missing"
     folder = Path(folder).resolve()
-    index = index.assign(image=chip_files(index, folder), mask=chip_files(index, folder, 'mask'))
     labelled = index['domain']!=UNLABELLED
+    index = index.assign(image=chip_files(index, folder), mask=chip_files(index, folder, 'mask'))
     index = index.assign(mask=index['mask'].where(labelled, ''))
     lost = index['id'][index['image']=='']
     if len(lost):
-        raise DatasetError(f"{len(lost)} id(s) of the index have no image, first {folder/'images'/lost.iloc[0]}.tif; add the file or "
-                           'remove the row.')
+        raise DatasetError(f"{len(lost)} id(s) of the index have no image, first {folder/'images'/lost.iloc[0]}.tif; "
+                           'add the file or remove the row.')
     index = index.assign(polygons=_outlines_of(index, folder, polygons, layer), fix=bool(fix))
-    said = index['layer'] if 'layer' in index else ''
-    index = index.assign(layer=np.where(index['polygons']!='', layer if layer is not None else said, ''))
-    bare = index['id'][labelled & (index['mask']=='') & (index['polygons']=='')]
-    if len(bare):
-        raise DatasetError(f'{len(bare)} chip(s) have neither a mask nor polygons: {first_few(bare)}; add masks/<id>.tif, or '
-                           'polygons=… for the coarse ones, or give them the domain unlabelled.')
+    if layer is None: layer = index.get('layer', '')
+    index = index.assign(layer=np.where(index['polygons']!='', layer, ''))
+    without = index['id'][labelled & (index['mask']=='') & (index['polygons']=='')]
+    if len(without):
+        raise DatasetError(f'{len(without)} chip(s) have neither a mask nor polygons: {first_few(without)}; add '
+                           'masks/<id>.tif, or polygons=… for the coarse ones, or give them the domain unlabelled.')
     return index
 
 # %% ../nbs/03_chips.ipynb #dc63a1f2
-_MEND = 'correct the row, or leave the column out: it is taken from the image.'
+_ONE_BAND = ('{path} has {n} bands; a mask has one, which holds the number of the class (0 background, 1 mine, 255 '
+             'ignore). Of a band for each class, write the number of the highest (argmax); of a coloured picture, the '
+             'number that each colour means.')
 
 def _look(path, min_side):
     "The grid of an image; its last pixel is read, since a file that was cut off still has a good header"
@@ -206,53 +260,64 @@ def _look(path, min_side):
         grid = Grid(src.crs, src.transform, src.height, src.width)
         src.read(src.count, window=Window(grid.width-1, grid.height-1, 1, 1))
     if min(grid.shape)<min_side:
-        raise GridError(f'{path} is {grid.height}x{grid.width} px; at least {min_side} px a side are needed. Cut a larger chip, or '
-                        'drop it.')
+        raise GridError(f'{path} is {grid.height}x{grid.width} px; at least {min_side} px a side are needed. Cut a '
+                        'larger chip, or drop it.')
     return grid if grid.crs else read_grid(path)  # which says what to do
 
 def _check_mask(row, grid):
-    with open_raster(row['mask']) as src:
-        mask, bands = Grid(src.crs, src.transform, src.height, src.width), sum(o!=ColorInterp.alpha for o in src.colorinterp)
-    if bands!=1: raise LabelError(_ONE_BAND.format(path=row['mask'], n=bands))
+    "Refuse a mask that is no map of classes on the image's grid"
+    path = row['mask']
+    with open_raster(path) as src:
+        mask = Grid(src.crs, src.transform, src.height, src.width)
+        bands = sum(o!=ColorInterp.alpha for o in src.colorinterp)
+    if bands!=1: raise LabelError(_ONE_BAND.format(path=path, n=bands))
     if mask.crs is None and mask.shape==grid.shape:
-        raise CRSError(f"{row['mask']} does not say where it lies; if it is drawn on the pixels of the image, give it the image's place "
-                       f"(rio edit-info {row['mask']} --like {row['image']} --crs like --transform like).")
+        raise CRSError(f"{path} does not say where it lies; if it is drawn on the pixels of the image, give it the "
+                       f"image's place (rio edit-info {path} --like {row['image']} --crs like --transform like).")
     check_same_grid(grid, mask, f"image and mask of {row['id']}")
 
-def _km(*lonlats):
-    from pyproj import Geod
-    return Geod(ellps='WGS84').inv(*lonlats)[2]/1000
-
+# %% ../nbs/03_chips.ipynb #155e482d
 def _place(path, grid):
-    "What an image says of its place: lon, lat (degrees), res_m, height, width (px)"
-    try: res = float(np.mean(metres_per_pixel(grid, angular='centre')))
+    "What an image says of its place: height, width (px), lon, lat of its centre (degrees), res_m"
+    try: res_m = float(np.mean(metres_per_pixel(grid, angular='centre')))
     except CRSError as e: raise CRSError(f'{path}: {e}') from e
-    lon, lat = transform(grid.crs, 'EPSG:4326', *([o] for o in grid.transform*(grid.width/2, grid.height/2)))
-    return dict(height=grid.height, width=grid.width, lon=lon[0], lat=lat[0], res_m=res)
+    x, y = grid.transform*(grid.width/2, grid.height/2)
+    (lon,), (lat,) = transform(grid.crs, 'EPSG:4326', [x], [y])
+    return dict(height=grid.height, width=grid.width, lon=lon, lat=lat, res_m=res_m)
+
+def _km(lon, lat, place):
+    "Distance to the centre of an image along the ground"
+    from pyproj import Geod
+    return Geod(ellps='WGS84').inv(lon, lat, place['lon'], place['lat'])[2]/1000
 
 def _check_place(row, place):
     "Refuse a row of the table that says something else than its image"
     said = place | {k: row[k] for k in place if k in row and not pd.isna(row[k])}
     what = f"the table says of {row['id']}:"
-    for k in ('height','width'):
-        if said[k]!=place[k]: raise DatasetError(f'{what} {k} {said[k]:g}, but its image has {place[k]} px; {_MEND}')
+    mend = 'correct the row, or leave the column out: it is taken from the image.'
+    for side in ('height','width'):
+        if said[side]!=place[side]:
+            raise DatasetError(f'{what} {side} {said[side]:g}, but its image has {place[side]} px; {mend}')
     if not .8<said['res_m']/place['res_m']<1.25:
-        raise DatasetError(f"{what} res_m {said['res_m']:g}, but a pixel of its image has {place['res_m']:.4g} m; {_MEND}")
+        raise DatasetError(f"{what} res_m {said['res_m']:g}, but a pixel of its image has {place['res_m']:.4g} m; "
+                           f'{mend}')
     lon, lat = said['lon'], said['lat']
-    size, off = np.hypot(place['height'], place['width'])*place['res_m']/1000, _km(lon, lat, place['lon'], place['lat'])
+    size = np.hypot(place['height'], place['width'])*place['res_m']/1000 # km
+    off = _km(lon, lat, place)
     if off<=size: return
-    swapped = '; they seem to be swapped' if abs(lon)<=90 and _km(lat, lon, place['lon'], place['lat'])<=size else ''
-    raise DatasetError(f"{what} lon {lon:g}, lat {lat:g}, but its image lies {off:,.1f} km from there, at lon {place['lon']:.5f}, lat "
-                       f"{place['lat']:.5f}{swapped}; {_MEND}")
+    swapped = '; they seem to be swapped' if abs(lon)<=90 and _km(lat, lon, place)<=size else ''
+    raise DatasetError(f"{what} lon {lon:g}, lat {lat:g}, but its image lies {off:,.1f} km from there, at lon "
+                       f"{place['lon']:.5f}, lat {place['lat']:.5f}{swapped}; {mend}")
 
+# %% ../nbs/03_chips.ipynb #0ff7f715
 def _look_at_all(index, min_side):
-    "Index with places as the images say, and the images' grids"
-    grids = {k: _look(o, min_side) for k,o in index['image'].items()}
-    places = {k: _place(index['image'][k], o) for k,o in grids.items()}
+    "Index with places as the images say, and row -> grid of its image"
+    grids = {k: _look(path, min_side) for k,path in index['image'].items()}
+    places = {k: _place(index['image'][k], grid) for k,grid in grids.items()}
     for k,row in index.iterrows():
         if row['mask']: _check_mask(row, grids[k])
         _check_place(row, places[k])
-    return index.assign(**{o: [places[k][o] for k in index.index] for o in ('height','width','lon','lat','res_m')}), grids
+    return index.assign(**pd.DataFrame([*places.values()], index.index)), grids
 
 # %% ../nbs/03_chips.ipynb #999818ed
 @lru_cache
@@ -275,45 +340,56 @@ def row_polygons(
     "The polygons that a row of the index names"
     return load_polygons(row['polygons'], row.get('layer'), row.get('fix', False))
 
-def _check_polygons_meet(index, grids):
+# %% ../nbs/03_chips.ipynb #f82f4d01
+def _meet(gdf, grids):
+    "Is there a polygon on any of the grids?"
     from shapely.geometry import box
+    by_crs = {}
+    for grid in grids: by_crs.setdefault(str(grid.crs), []).append(grid)
+    for same_crs in by_crs.values():
+        sindex = gdf.to_crs(same_crs[0].crs).sindex
+        if any(len(sindex.query(box(*o.bounds))) for o in same_crs): return True
+    return False
+
+def _check_polygons_meet(index, grids):
+    "Refuse a layer that lies on none of its images"
     for (path,_),rows in index[index['polygons']!=''].groupby(['polygons','layer']):
-        gdf, frames = row_polygons(rows.iloc[0]), [box(*grids[o].bounds) for o in rows.index]
-        for crs in {str(grids[o].crs): grids[o].crs for o in rows.index}.values():
-            layer = gdf.to_crs(crs)
-            if any(len(layer.sindex.query(f)) for f,o in zip(frames, rows.index) if grids[o].crs==crs): break
-        else:
-            raise PolygonError(f'{path}: none of its {len(gdf)} polygons lies on any of the {len(rows)} coarse images; check that '
-                               'both are of the same place and that their CRS are right.')
+        gdf = row_polygons(rows.iloc[0])
+        if _meet(gdf, [grids[k] for k in rows.index]): continue
+        raise PolygonError(f'{path}: none of its {len(gdf)} polygons lies on any of the {len(rows)} coarse images; '
+                           'check that both are of the same place and that their CRS are right.')
 
 # %% ../nbs/03_chips.ipynb #26d450e2
 def _lattice(shape, grid):
     "A grid's pixels, as far as a shape reaches, inside the grid or not"
     w,s,e,n = shape.bounds
-    cols, rows = zip(*(~grid.transform*o for o in ((w,s), (w,n), (e,s), (e,n))))
-    (c0,c1), (r0,r1) = ((int(np.floor(min(o))), int(np.ceil(max(o)))) for o in (cols, rows))
+    corners = np.array([~grid.transform*o for o in ((w,s), (w,n), (e,s), (e,n))]) # (4,2) column, row
+    c0, r0 = np.floor(corners.min(0)).astype(int).tolist()
+    c1, r1 = np.ceil(corners.max(0)).astype(int).tolist()
     return Grid(grid.crs, grid.transform*Affine.translation(c0, r0), max(1, r1-r0), max(1, c1-c0))
 
 def _has_no_centre(shape, grid):
-    "Does a shape lie between the centres of all pixels? (One with more area than outline, in pixels, cannot: Steinhaus.)"
-    pixel = np.hypot(grid.transform.a, grid.transform.d) + np.hypot(grid.transform.b, grid.transform.e)
-    return shape.area<=shape.length*pixel and not draw_shapes([shape], _lattice(shape, grid)).any()
+    "Does a shape lie between the centres of all pixels?"
+    t = grid.transform
+    pixel = np.hypot(t.a, t.d) + np.hypot(t.b, t.e)          # half of what is around one
+    if shape.area>shape.length*pixel: return False           # more area than outline, in pixels: it cannot (Steinhaus)
+    return not draw_shapes([shape], _lattice(shape, grid)).any()
 
 def draw_outlines(
     shapes,    # shapely polygons in the grid's CRS
     grid:Grid, # Where to draw
 )->np.ndarray: # (H,W) uint8: 1 mine, 0 background
-    "Outlines as a label: pixels with their centre inside; where an outline has no such pixel at all, those that it touches"
+    "Outlines as a label: pixels with their centre inside; where an outline has no such pixel at all, those it touches"
     if len(shapes)==0: return np.zeros(grid.shape, np.uint8)
-    number = features.rasterize(zip(shapes, range(1, len(shapes)+1)), out_shape=grid.shape, transform=grid.transform, dtype=np.int32)
-    unseen = sorted(set(range(1, len(shapes)+1)) - set(np.unique(number).tolist()))
-    small = [o for o in (list(shapes)[k-1] for k in unseen) if _has_no_centre(o, grid)]
-    return np.maximum(number>0, draw_shapes(small, grid, all_touched=True)).astype(np.uint8)
+    numbered = dict(enumerate(shapes, 1))
+    drawn = features.rasterize(((o, k) for k,o in numbered.items()), out_shape=grid.shape, transform=grid.transform,
+                               dtype=np.int32)                             # (H,W) number of the outline, 0 outside
+    unseen = [numbered[k] for k in sorted({*numbered} - {*np.unique(drawn).tolist()})]
+    small = [o for o in unseen if _has_no_centre(o, grid)]
+    touched = draw_shapes(small, grid, all_touched=True)                   # (H,W) 1 where a small one is touched
+    return np.maximum(drawn>0, touched).astype(np.uint8)
 
 # %% ../nbs/03_chips.ipynb #d1d79bfa
-_ONE_BAND = ('{path} has {n} bands; a mask has one, which holds the number of the class (0 background, 1 mine, 255 ignore). Of a band for '
-             'each class, write the number of the highest (argmax); of a coloured picture, the number that each colour means.')
-
 def _read_mask(path, n_classes, window=None):
     "(h,w) numbers as they are in the file, and 255 where it says that there is no data"
     x, valid, _ = read_chip(path, window=window)
@@ -325,8 +401,8 @@ def _read_mask(path, n_classes, window=None):
         y = np.where(valid | (is_class & (y==nodata)), y, IGNORE)
     odd = sorted(set(np.unique(y).tolist()) - {*range(n_classes), IGNORE})
     if odd:
-        raise LabelError(f"{path} holds the value(s) {first_few(f'{o:g}' for o in odd)}; allowed are 0-{n_classes-1} and {IGNORE} "
-                         "(ignore). Recode the mask.")
+        raise LabelError(f'{path} holds the value(s) {first_few(f"{o:g}" for o in odd)}; allowed are 0-{n_classes-1} '
+                         f'and {IGNORE} (ignore). Recode the mask.')
     return y.astype(np.uint8)
 
 def read_label(
@@ -340,6 +416,7 @@ def read_label(
     if not row['mask']: return np.full(grid.shape, IGNORE, np.uint8)
     return _read_mask(row['mask'], n_classes, window)
 
+# %% ../nbs/03_chips.ipynb #4cede11d
 def read_sample(
     row,                  # A row of the index (a mapping)
     bands:list=None,      # Names of the bands wanted; all where None
@@ -361,51 +438,63 @@ def _value_reader(n_classes):
     return values
 
 def _label_values(row, n_classes):
-    if row['polygons']: return frozenset(np.unique(read_label(row, read_grid(row['image']))).tolist())
-    return _value_reader(n_classes)(row['mask'])
+    "The numbers in a chip's label"
+    if not row['polygons']: return _value_reader(n_classes)(row['mask'])
+    return frozenset(np.unique(read_label(row, read_grid(row['image']))).tolist())
 
+def _survey(rows, n_classes, every):
+    "(numbers in the labels of the train part, ids of chips with 255 and no mine)"
+    seen, silent = set(), []
+    for row in rows:
+        both_seen = 0 in seen and bool(seen - {0, IGNORE})
+        if both_seen and (row['polygons'] or not every): continue
+        values = _label_values(row, n_classes)
+        if IGNORE in values and values<={0, IGNORE}: silent.append(row['id'])
+        if row['split']=='train': seen |= values
+    return seen, silent
+
+# %% ../nbs/03_chips.ipynb #4dc518fe
 def _one_sided(domain, rows, seen):
     "The error for labels that show no mine, or nothing else"
+    said = (f'the {domain} labels hold {" and ".join(map(str, sorted(seen)))} only, in {len(rows)} chip(s), first '
+            f'{rows[0]["id"]}')
     if not seen<={0, IGNORE}:
-        return LabelError(f'the {domain} labels hold {" and ".join(map(str, sorted(seen)))} only, in {len(rows)} chip(s), first '
-                          f'{rows[0]["id"]}: there is no background to tell a mine from. Masks have 0 there, and outlines leave some ground around a mine.')
-    hint = f'{IGNORE} means "ignore" here: if it is the mine in these masks, recode {IGNORE} to 1.' if IGNORE in seen else (
-        'A mine is 1 in a mask. Were the right files, or the right polygons, given?')
-    return LabelError(f'the {domain} labels hold {" and ".join(map(str, sorted(seen)))} only, in {len(rows)} chip(s), first '
-                      f'{rows[0]["id"]}: there is no mine to learn from. {hint}')
+        return LabelError(f'{said}: there is no background to tell a mine from. Masks have 0 there, and outlines leave '
+                          'some ground around a mine.')
+    hint = 'A mine is 1 in a mask. Were the right files, or the right polygons, given?'
+    if IGNORE in seen: hint = f'{IGNORE} means "ignore" here: if it is the mine in these masks, recode {IGNORE} to 1.'
+    return LabelError(f'{said}: there is no mine to learn from. {hint}')
 
 def check_labels(
-    index:pd.DataFrame,     # Index with image, mask, polygons; of one with a column `split`, the train part must hold a mine
+    index:pd.DataFrame,     # Index with image, mask, polygons; where it has a split, the train part must hold a mine
     n_classes:int=IGNORE,   # Labels 0 … n_classes-1 and 255 are allowed
     every:bool=False,       # Look into every mask, or only until a mine and background are found in each domain?
 ): # Raises `LabelError`; warns of masks in which 255 may be meant for the mine
     "Refuse labels from which no mine can be learned"
-    rows = index[index['domain'].isin(DOMAINS)]
-    for domain,table in rows.assign(split=rows.get('split', 'train')).groupby('domain'):
-        rows, seen, silent = table.to_dict('records'), set(), []
-        for row in rows:
-            both_seen = 0 in seen and bool(seen - {0, IGNORE})
-            if both_seen and (row['polygons'] or not every): continue
-            values = _label_values(row, n_classes)
-            if values<={0, IGNORE} and IGNORE in values: silent.append(row['id'])
-            if row['split']=='train': seen |= values
-        if seen and (seen<={0, IGNORE} or 0 not in seen): raise _one_sided(domain, rows, seen)
+    labelled = index[index['domain'].isin(DOMAINS)]
+    labelled = labelled.assign(split=labelled.get('split', 'train'))
+    for domain,table in labelled.groupby('domain'):
+        rows = table.to_dict('records')
+        seen, silent = _survey(rows, n_classes, every)
+        if seen and (0 not in seen or seen<={0, IGNORE}): raise _one_sided(domain, rows, seen)
         if len(silent)>max(1, len(rows)//4):
-            warnings.warn(f'{len(silent)} of {len(rows)} {domain} masks hold {IGNORE} and no mine: {first_few(silent)}. {IGNORE} means '
-                          '"ignore" here; if it is the mine there, recode it to 1.', stacklevel=3)
+            warnings.warn(f'{len(silent)} of {len(rows)} {domain} masks hold {IGNORE} and no mine: '
+                          f'{first_few(silent)}. {IGNORE} means "ignore" here; if it is the mine there, recode it '
+                          'to 1.', stacklevel=3)
 
 # %% ../nbs/03_chips.ipynb #68f73bba
 def load_index(
     folder:str|Path,         # The dataset folder
-    polygons:str|Path=None,  # Outlines for all coarse chips; None: as the index says, or the folder's *.gpkg for those without a mask
+    polygons:str|Path=None,  # Outlines for all coarse chips; None: as the index says, or the folder's *.gpkg
     min_side:int=32,         # Smallest side of a chip, px
     table:str='index.csv',   # Name of the index in the folder
     layer:str=None,          # Layer of the polygons; the only one with polygons where None
     fix:bool=False,          # Repair invalid polygons instead of refusing them?
-)->pd.DataFrame: # The index plus image, mask, polygons (paths or ''), layer, fix, height, width (px), lon, lat (degrees), res_m (m)
+)->pd.DataFrame: # With image, mask, polygons (paths or ''), layer, fix, height, width (px), lon, lat (degrees), res_m
     "Read and check a dataset folder"
-    if not isinstance(min_side, Real) or not min_side>0: raise OptionError(f'min_side is {min_side!r}; a number of pixels was expected.')
-    index, grids = _look_at_all(_attach_files(read_index(folder, table), folder, polygons, layer, fix), min_side)
+    check_number(min_side, 'min_side', 1)
+    index = _attach_files(read_index(folder, table), folder, polygons, layer, fix)
+    index, grids = _look_at_all(index, min_side)
     _check_polygons_meet(index, grids)
     check_labels(index)
     return index

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['InputSpec', 'spec_to_dict', 'spec_from_dict', 'spec_differences', 'reading_spec', 'band_stats', 'resolution',
-           'check_resolution', 'chip_windows', 'chip_items', 'test_items', 'MultiSpectral', 'ReadImage', 'ReadLabel',
-           'WindowCrop', 'Dihedral8', 'BandJitter', 'NormalizeBands', 'mine_block', 'MineLoaders', 'mine_dls',
-           'show_batch', 'show_results', 'show_label']
+           'check_resolution', 'chip_windows', 'chip_items', 'MultiSpectral', 'ReadImage', 'ReadLabel', 'WindowCrop',
+           'Dihedral8', 'BandJitter', 'NormalizeBands', 'mine_block', 'MineLoaders', 'mine_dls', 'show_label',
+           'show_batch', 'show_results']
 
 # %% ../nbs/05_data.ipynb #cc8d9229
 import math, warnings
@@ -20,14 +20,14 @@ from fastai.data.block import DataBlock, DataLoaders, TransformBlock
 from fastai.data.core import show_batch, show_results  # noqa: F401 (extended below)
 from fastai.data.transforms import FuncSplitter
 from fastai.torch_core import TensorImageBase, TensorMask, show_image, subplots
+from fastcore.basics import patch
 from fasttransform import DisplayedTransform, ItemTransform, Transform
-
 from plum import dispatch
 
 from .core import *
 from .bands import *
 from .raster import *
-from .chips import *
+from .chips import DOMAINS, UNLABELLED, check_labels, read_label
 from .splits import assert_no_leak
 
 # %% ../nbs/05_data.ipynb #d988ece9
@@ -43,58 +43,77 @@ class InputSpec:
     res:float = None       # Metres per pixel of the training images; not checked where None
     trust_files:bool = True# Is a file believed that says what its own numbers mean?
 
-    def radiometry_of(self,
-        path,                 # Path of a raster, or its address
-        band_names:list=None, # What the file's layers are, where it does not say
-        scale=None,           # Reflectance per DN, whatever the file says; or (C,), one for each of `bands`
-        offset=None,          # Reflectance of DN 0, likewise
-    )->tuple: # (scale, offset, said): `said` is 'argument', 'file' or 'default'
-        "What the numbers of a file mean, and who says so"
-        if scale is not None or offset is not None:
-            return self.scale if scale is None else scale, self.offset if offset is None else offset, 'argument'
-        own = file_radiometry(path, self.bands, band_names) if self.trust_files else None
-        return (*own, 'file') if own else (self.scale, self.offset, 'default')
+# %% ../nbs/05_data.ipynb #e9a5017f
+@patch
+def radiometry_of(self:InputSpec,
+    path,                 # Path of a raster, or its address
+    band_names:list=None, # What the file's layers are, where it does not say
+    scale=None,           # Reflectance per DN, whatever the file says; or (C,), one for each of `bands`
+    offset=None,          # Reflectance of DN 0, likewise
+)->tuple: # (scale, offset, said): `said` is 'argument', 'file' or 'default'
+    "What the numbers of a file mean, and who says so"
+    if scale is not None or offset is not None:
+        return self.scale if scale is None else scale, self.offset if offset is None else offset, 'argument'
+    own = file_radiometry(path, self.bands, band_names) if self.trust_files else None
+    return (*own, 'file') if own else (self.scale, self.offset, 'default')
 
-    def read(self,
-        path,                 # Path of a raster, or its address
-        window=None,          # ((row0,row1),(col0,col1)), px; all where None
-        band_names:list=None, # What the file's layers are, where it does not say
-        scale=None,           # As in `radiometry_of`
-        offset=None,          # As in `radiometry_of`
-    )->tuple: # (x, valid, grid): (C,h,w) float32 reflectance, NaN where not valid; (h,w) bool; `Grid`
-        "Reflectance of a file: the one way from a file to what a network may see"
-        dn, valid, grid = read_chip(path, self.bands, window, band_names)
-        scale, offset, _ = self.radiometry_of(path, band_names, scale, offset)
-        return np.where(valid, to_reflectance(dn, scale, offset), np.float32(np.nan)), valid, grid
+def _reflectance(dn, valid, scale, offset):
+    "(C,h,w) float32 reflectance, NaN where not valid"
+    return np.where(valid, to_reflectance(dn, scale, offset), np.float32(np.nan))
 
-    def reflectance(self,
-        dn:np.ndarray,    # (C,h,w) digital numbers of `bands`
-        valid:np.ndarray, # (h,w) bool
-    )->np.ndarray: # (C,h,w) float32 reflectance, NaN where not valid
-        "Pixels as reflectance with their validity"
-        return np.where(valid, to_reflectance(dn, self.scale, self.offset), np.float32(np.nan))
+@patch
+def read(self:InputSpec,
+    path,                 # Path of a raster, or its address
+    window=None,          # ((row0,row1),(col0,col1)), px; all where None
+    band_names:list=None, # What the file's layers are, where it does not say
+    scale=None,           # As in `radiometry_of`
+    offset=None,          # As in `radiometry_of`
+)->tuple: # (x, valid, grid): (C,h,w) float32 reflectance, NaN where not valid; (h,w) bool; `Grid`
+    "Reflectance of a file: the one way from a file to what a network may see"
+    dn, valid, grid = read_chip(path, self.bands, window, band_names)
+    scale, offset, _ = self.radiometry_of(path, band_names, scale, offset)
+    return _reflectance(dn, valid, scale, offset), valid, grid
 
-    def normalize(self,
-        x, # (…,C,h,w) reflectance, tensor or array
-    ): # The same, with mean 0 and deviation 1 over the training images
-        "Reflectance to network input"
-        mean, std = self._mean_std(x)
-        return (x-mean)/std
+# %% ../nbs/05_data.ipynb #5ba86136
+@patch
+def _mean_std(self:InputSpec, x):
+    "(mean, std) of the bands, each (C,1,1), of the kind that `x` is"
+    mean, std = (o[:,None,None] for o in stats_for(self.stats, self.bands))
+    if not isinstance(x, torch.Tensor): return mean, std
+    return torch.as_tensor(mean, device=x.device), torch.as_tensor(std, device=x.device)
 
-    def denormalize(self, x): # The inverse of `normalize`
-        mean, std = self._mean_std(x)
-        return x*std+mean
+@patch
+def normalize(self:InputSpec,
+    x, # (…,C,h,w) reflectance, tensor or array
+): # The same, with mean 0 and deviation 1 over the training images
+    "Reflectance to network input"
+    mean, std = self._mean_std(x)
+    return (x-mean)/std
 
-    def _mean_std(self, x):
-        mean, std = (o[:,None,None] for o in stats_for(self.stats, self.bands))
-        return [torch.as_tensor(o, device=x.device) for o in (mean, std)] if isinstance(x, torch.Tensor) else (mean, std)
+@patch
+def denormalize(self:InputSpec,
+    x, # (…,C,h,w) network input, tensor or array
+): # Reflectance
+    "The inverse of `normalize`"
+    mean, std = self._mean_std(x)
+    return x*std+mean
 
-    def encode(self,
-        dn:np.ndarray,    # (C,h,w) digital numbers of `bands`
-        valid:np.ndarray, # (h,w) bool
-    )->np.ndarray: # (C,h,w) float32 network input, NaN where not valid
-        "Pixels to network input"
-        return self.normalize(self.reflectance(dn, valid))
+# %% ../nbs/05_data.ipynb #85ec319b
+@patch
+def reflectance(self:InputSpec,
+    dn:np.ndarray,    # (C,h,w) digital numbers of `bands`
+    valid:np.ndarray, # (h,w) bool
+)->np.ndarray: # (C,h,w) float32 reflectance, NaN where not valid
+    "Pixels as reflectance with their validity"
+    return _reflectance(dn, valid, self.scale, self.offset)
+
+@patch
+def encode(self:InputSpec,
+    dn:np.ndarray,    # (C,h,w) digital numbers of `bands`
+    valid:np.ndarray, # (h,w) bool
+)->np.ndarray: # (C,h,w) float32 network input, NaN where not valid
+    "Pixels to network input"
+    return self.normalize(self.reflectance(dn, valid))
 
 # %% ../nbs/05_data.ipynb #c9ce6098
 def spec_to_dict(spec:InputSpec)->dict:
@@ -103,31 +122,28 @@ def spec_to_dict(spec:InputSpec)->dict:
 
 def spec_from_dict(d:dict)->InputSpec:
     "The `InputSpec` that `spec_to_dict` was given"
-    return InputSpec(**{**d, 'stats': stats_from_dict(d['stats']), 'classes': tuple(d['classes'])})
+    return InputSpec(**d | dict(stats=stats_from_dict(d['stats']), classes=tuple(d['classes'])))
+
+def _text(o):
+    if isinstance(o, (list,tuple)): return ', '.join(map(_text, o))
+    return f'{o:.4g}' if isinstance(o, float) else str(o)
 
 def spec_differences(
     a:InputSpec, # One
     b:InputSpec, # Another
 )->list: # Texts such as "bands B04, B03 and B03, B04"; empty where both networks see and say the same
     "In what two specifications differ, beside the size of windows"
-    def text(o):
-        if isinstance(o, (list,tuple)): return ', '.join(map(text, o))
-        return f'{o:.4g}' if isinstance(o, float) else str(o)
-    found = [f'{k} {text(x)} and {text(y)}' for k in ('bands','classes','scale','offset','trust_files')
-             if (x := getattr(a, k))!=(y := getattr(b, k))]
+    found = []
+    for field in ('bands','classes','scale','offset','trust_files'):
+        x, y = getattr(a, field), getattr(b, field)
+        if x!=y: found.append(f'{field} {_text(x)} and {_text(y)}')
     if list(a.bands)!=list(b.bands): return found
     for name,x,y in zip(('mean','deviation'), stats_for(a.stats, a.bands), stats_for(b.stats, b.bands)):
-        if not np.allclose(x, y, rtol=1e-4, atol=1e-7): found.append(f'{name} {text(x.tolist())} and {text(y.tolist())}')
+        if not np.allclose(x, y, rtol=1e-4, atol=1e-7):
+            found.append(f'{name} {_text(x.tolist())} and {_text(y.tolist())}')
     return found
 
 # %% ../nbs/05_data.ipynb #3af433a0
-def _check_extremes(x, path):
-    "Refuse a number that no surface reflects among others that are as they should be"
-    low, high = np.nanmin(x), np.nanmax(x)
-    if low>-.5 and high<20 or not PLAUSIBLE[0]<np.nanmedian(x)<PLAUSIBLE[1]: return
-    raise RasterError(f'{path} holds numbers that would be reflectance {low if low<=-.5 else high:.3g}, which no surface has. If they '
-                      'mean "no data", say so in the file (for example rio edit-info --nodata).')
-
 def reading_spec(
     bands:list,           # Band names
     scale:float=None,     # Reflectance per DN; what each file says where None, 1e-4 where it does not
@@ -135,20 +151,34 @@ def reading_spec(
     classes:tuple=('background','mine'), # Names; the first is the background
 )->InputSpec: # Without statistics; raises `OptionError`
     "How files are read whose statistics are not known yet"
-    ok = (scale is None or isinstance(scale, Real) and 0<scale<np.inf, offset is None or isinstance(offset, Real) and np.isfinite(offset))
-    if not all(ok): raise OptionError(f'scale={scale!r}, offset={offset!r}: two numbers were expected, the first above 0, or None.')
-    return InputSpec(list(bands), None, 1e-4 if scale is None else float(scale), 0. if offset is None else float(offset), tuple(classes),
-                     trust_files=scale is None and offset is None)
+    scale_ok = scale is None or isinstance(scale, Real) and 0<scale<np.inf
+    offset_ok = offset is None or isinstance(offset, Real) and np.isfinite(offset)
+    if not (scale_ok and offset_ok):
+        raise OptionError(f'scale={scale!r}, offset={offset!r}: two numbers were expected, the first above 0, or None.')
+    spec = InputSpec(list(bands), stats=None, classes=tuple(classes), trust_files=scale is None and offset is None)
+    if scale is not None: spec.scale = float(scale)
+    if offset is not None: spec.offset = float(offset)
+    return spec
 
-def _look_at(x, path, said):
+# %% ../nbs/05_data.ipynb #a8d394fb
+def _check_extremes(x, path):
+    "Refuse a number that no surface reflects among others that are as they should be"
+    low, high = np.nanmin(x), np.nanmax(x)
+    if low>-.5 and high<20 or not PLAUSIBLE[0]<np.nanmedian(x)<PLAUSIBLE[1]: return
+    raise RasterError(f'{path} holds numbers that would be reflectance {low if low<=-.5 else high:.3g}, which no '
+                      'surface has. If they mean "no data", say so in the file (for example rio edit-info --nodata).')
+
+def _oddities(x, path, said):
     "Check an image's (C,h,w) reflectance; what is odd about it, as a list"
-    if not np.isfinite(x).any(): raise RasterError(f'{path} has no valid pixel (all no data); remove its row from the index.')
+    if not np.isfinite(x).any():
+        raise RasterError(f'{path} has no valid pixel (all no data); remove its row from the index.')
     _check_extremes(x, path)
     with warnings.catch_warnings(record=True) as odd:
         warnings.simplefilter('always')
         check_values(np.nanmean(x, (1,2)), path, *said)
     return [str(o.message) for o in odd]
 
+# %% ../nbs/05_data.ipynb #6f6ee501
 def band_stats(
     index:pd.DataFrame,   # Index; with a column `split` only its train chips are used
     bands:list,           # Band names
@@ -158,13 +188,16 @@ def band_stats(
 )->BandStats: # Raises `RasterError` for a chip without a valid pixel, or with numbers that cannot be reflectance
     "Statistics of the training images"
     rows = index[index['split']=='train'] if 'split' in index else index
-    spec, stats, odd = reading_spec(bands, scale, offset), BandStats(bands), []
+    spec = reading_spec(bands, scale, offset)
+    stats, odd = BandStats(bands), []
     for path in rows['image']:
         said = spec.radiometry_of(path, band_names)[:2]
         x, _, _ = spec.read(path, None, band_names, *said)
-        odd += _look_at(x, path, said)
+        odd += _oddities(x, path, said)
         stats.add(x)
-    if odd: warnings.warn(odd[0] + (f' So it is with {len(odd)-1} more image(s).' if odd[1:] else ''), stacklevel=2)
+    if odd:
+        more = f' So it is with {len(odd)-1} more image(s).' if len(odd)>1 else ''
+        warnings.warn(odd[0]+more, stacklevel=2)
     return stats
 
 # %% ../nbs/05_data.ipynb #9e6636fa
@@ -189,8 +222,9 @@ def check_resolution(
     ratio = max(sizes[high], trained or 0)/min(sizes[low], trained or np.inf)
     if ratio<1.1: return
     said = f'the images have pixels of {sizes[low]:.3g} m ({paths[low]}) to {sizes[high]:.3g} m ({paths[high]})'
-    said += f', and {trained:.3g} m is what the network knows' if trained else ''
-    said += '. A mine of one size would be seen in different sizes: resample them to one (rio warp --res), or train with one kind at a time.'
+    if trained: said += f', and {trained:.3g} m is what the network knows'
+    said += ('. A mine of one size would be seen in different sizes: resample them to one (rio warp --res), or train '
+             'with one kind at a time.')
     if ratio>=1.5: raise GridError(said)
     warnings.warn(said, stacklevel=3)
 
@@ -205,22 +239,27 @@ def chip_windows(
     def span(i, n): return max(0, i-margin), min(n, i+size+margin)
     return [(span(r, height), span(c, width)) for r in range(0, height, size) for c in range(0, width, size)]
 
+# %% ../nbs/05_data.ipynb #09a6e79b
 def chip_items(
     index:pd.DataFrame, # Index with a column `split`
     size:int,           # Window side, px
 )->list: # One dict a window: its row of the index plus `window`
     "The windows of all chips; those of training chips have a margin of half a window"
-    return [{**row, 'window': w} for row in index.to_dict('records')
-            for w in chip_windows(row['height'], row['width'], size, size//2 if row['split']=='train' else 0)]
+    items = []
+    for row in index.to_dict('records'):
+        margin = size//2 if row['split']=='train' else 0
+        items += [{**row, 'window': o} for o in chip_windows(row['height'], row['width'], size, margin)]
+    return items
 
-# %% ../nbs/05_data.ipynb #487c1201
+# %% ../nbs/05_data.ipynb #b2530916
 def _image_row(path):
+    "An index's row for an image without a label"
     grid = read_grid(path)
     return dict(id=Path(path).stem, image=str(path), mask='', polygons='', height=grid.height, width=grid.width)
 
 def _is_row(o): return isinstance(o, (dict,pd.Series)) and {'image','height','width'}<={*o.keys()}
 
-def test_items(
+def _test_items(
     items,    # Index or some rows of it, items of `chip_items`, or paths of images
     size:int, # Window side, px
 )->list: # As from `chip_items`, side by side
@@ -228,44 +267,56 @@ def test_items(
     if isinstance(items, (str,Path,dict,pd.Series)): items = [items]
     if isinstance(items, pd.DataFrame): items = items.to_dict('records')
     if not len(items) or not all(isinstance(o, (str,Path)) or _is_row(o) for o in items):
-        raise OptionError('one or more rows of an index (from load_index), items of chip_items or paths of images were expected.')
+        raise OptionError('one or more rows of an index (from load_index), items of chip_items or paths of images were '
+                          'expected.')
     rows = [_image_row(o) if isinstance(o, (str,Path)) else dict(o) for o in items]
     if all('window' in o for o in rows): return rows
     return chip_items(pd.DataFrame(rows).assign(split='test'), size)
 
+# %% ../nbs/05_data.ipynb #6baef509
 class MultiSpectral(TensorImageBase):
     "(C,H,W) reflectance, NaN where not valid; `bands` holds the names"
     def show(self, ctx=None, **kwargs):
-        return show_image(composite(self.as_subclass(torch.Tensor).cpu().numpy(), self.bands), ctx=ctx, **kwargs)
+        x = self.as_subclass(torch.Tensor).cpu().numpy()
+        return show_image(composite(x, self.bands), ctx=ctx, **kwargs)
 
+# %% ../nbs/05_data.ipynb #487c1201
 class ReadImage(Transform):
     "Reads the window of an item as reflectance"
     def __init__(self, spec, band_names=None, cache=False):
-        self.spec,self.band_names,self.meaning,self.kept = spec,band_names,{},{} if cache else None
+        self.spec = spec
+        self.band_names = band_names
+        self.meaning = {}                 # path -> (scale, offset)
+        self.kept = {} if cache else None # path -> (C,H,W) reflectance of the whole chip
 
     def read(self, path, window=None):
         if path not in self.meaning: self.meaning[path] = self.spec.radiometry_of(path, self.band_names)[:2]
         return self.spec.read(path, window, self.band_names, *self.meaning[path])[0]
 
-    def window(self, o):
-        if self.kept is None: return self.read(o['image'], o['window'])
-        if o['image'] not in self.kept: self.kept[o['image']] = self.read(o['image'])
-        return self.kept[o['image']][:, slice(*o['window'][0]), slice(*o['window'][1])]
+    def window(self, item):
+        path, (rows,cols) = item['image'], item['window']
+        if self.kept is None: return self.read(path, item['window'])
+        if path not in self.kept: self.kept[path] = self.read(path)
+        return self.kept[path][:, slice(*rows), slice(*cols)]
 
     def encodes(self, o:dict): return MultiSpectral(torch.from_numpy(self.window(o)), bands=self.spec.bands)
 
+# %% ../nbs/05_data.ipynb #a4f158a7
 class ReadLabel(Transform):
     "Reads the label of the window of an item"
-    def __init__(self, spec, cache=False): self.spec,self.kept = spec,{} if cache else None
+    def __init__(self, spec, cache=False):
+        self.spec = spec
+        self.kept = {} if cache else None # (id, window) -> (h,w) label
 
-    def read(self, o):
-        grid = read_grid(o['image'], window=o['window']) if o['polygons'] or not o['mask'] else None
-        return read_label(o, grid, o['window'], len(self.spec.classes))
+    def read(self, item):
+        needs_grid = item['polygons'] or not item['mask']
+        grid = read_grid(item['image'], window=item['window']) if needs_grid else None
+        return read_label(item, grid, item['window'], len(self.spec.classes))
 
-    def window(self, o):
-        if self.kept is None: return self.read(o)
-        key = o['id'], o['window']
-        if key not in self.kept: self.kept[key] = self.read(o)
+    def window(self, item):
+        if self.kept is None: return self.read(item)
+        key = item['id'], item['window']
+        if key not in self.kept: self.kept[key] = self.read(item)
         return self.kept[key]
 
     def encodes(self, o:dict): return TensorMask(torch.from_numpy(self.window(o)).long())
@@ -276,41 +327,61 @@ class WindowCrop(ItemTransform):
     order = 0
     def __init__(self, size): self.size = size
     def encodes(self, xy):
-        x, *y = xy # a label is not always there
+        x, *ys = xy                           # (C,h,w) image and its (h,w) label, which is not always there
         n, (h,w) = self.size, x.shape[-2:]
-        pad = (0, max(0, n-w), 0, max(0, n-h))
-        i, j = (int(torch.randint(max(o, n)-n+1, ())) for o in (h, w))
+        pad = (0, max(0, n-w), 0, max(0, n-h)) # right and below
+        i = int(torch.randint(max(h, n)-n+1, ()))
+        j = int(torch.randint(max(w, n)-n+1, ()))
         def cut(o, fill): return torch.nn.functional.pad(o, pad, value=fill)[..., i:i+n, j:j+n]
-        x, y = cut(x, math.nan), [cut(o, IGNORE).clone() for o in y]
-        for o in y: o[x.isnan().any(0).as_subclass(torch.Tensor)] = IGNORE
-        return x, *y
+        x = cut(x, math.nan)                  # (C,n,n)
+        ys = [cut(o, IGNORE).clone() for o in ys]
+        unknown = x.isnan().any(0).as_subclass(torch.Tensor)
+        for y in ys: y[unknown] = IGNORE
+        return x, *ys
 
+# %% ../nbs/05_data.ipynb #a2f1d067
 class Dihedral8(ItemTransform):
     "One of the eight symmetries of the square, the same for image and label; in training only"
-    order,split_idx = 1,0
+    order = 1
+    split_idx = 0
     def encodes(self, xy):
         k = int(torch.randint(8, ()))
-        def turn(o): return torch.rot90(o.transpose(-1,-2) if k>=4 else o, k%4, (-2,-1)).contiguous()
+        def turn(o):
+            if k>=4: o = o.transpose(-1,-2)
+            return torch.rot90(o, k%4, (-2,-1)).contiguous()
         return tuple(turn(o) for o in xy)
 
 # %% ../nbs/05_data.ipynb #315002c9
 class BandJitter(DisplayedTransform):
     "Random gain, offset and noise per band, in reflectance; in training only"
-    order,split_idx = 10,0
+    order = 10
+    split_idx = 0
     def __init__(self,
         gain:float=.05,   # Standard deviation of the relative gain
         shift:float=.005, # Standard deviation of the offset, reflectance
         noise:float=.003, # Standard deviation of the pixel noise, reflectance
         std=None,         # (C,) standard deviation of the bands, reflectance; not considered where None
         most:float=.2,    # Neither `shift` nor `noise` is more than this share of `std`
-    ): self.gain,self.shift,self.noise,self.most,self.std = gain,shift,noise,most,None if std is None else torch.as_tensor(std)
-    def _within(self, amount, x): # The amount for each band
-        return amount if self.std is None else (self.std.to(x.device)*self.most).clamp(max=amount)[:,None,None]
-    def encodes(self, x:MultiSpectral):
-        per_band = x.new_empty((*x.shape[:2],1,1))
-        gain, shift = (torch.randn_like(per_band)*o for o in (self.gain, self._within(self.shift, x)))
-        return x*(1+gain) + shift + torch.randn_like(x)*self._within(self.noise, x)
+    ):
+        self.gain = gain
+        self.shift = shift
+        self.noise = noise
+        self.most = most
+        self.std = None if std is None else torch.as_tensor(std)
 
+    def _within(self, amount, x):
+        "The amount for each band, (C,1,1)"
+        if self.std is None: return amount
+        return (self.std.to(x.device)*self.most).clamp(max=amount)[:,None,None]
+
+    def encodes(self, x:MultiSpectral):
+        per_band = x.new_empty((*x.shape[:2],1,1))                         # (B,C,1,1)
+        gain = torch.randn_like(per_band)*self.gain
+        shift = torch.randn_like(per_band)*self._within(self.shift, x)
+        noise = torch.randn_like(x)*self._within(self.noise, x)            # (B,C,H,W)
+        return x*(1+gain) + shift + noise
+
+# %% ../nbs/05_data.ipynb #e7ee6397
 class NormalizeBands(DisplayedTransform):
     "Normalisation by the statistics of the named bands"
     order = 99
@@ -318,7 +389,6 @@ class NormalizeBands(DisplayedTransform):
     def encodes(self, x:MultiSpectral): return self.spec.normalize(x)
     def decodes(self, x:MultiSpectral): return self.spec.denormalize(x)
 
-# %% ../nbs/05_data.ipynb #1d818dd0
 def mine_block(
     spec:InputSpec,       # What the model sees
     band_names:list=None, # What the files' layers are, where they do not say
@@ -327,55 +397,88 @@ def mine_block(
     cache:bool=False,     # Keep decoded chips and labels in memory?
 )->DataBlock:
     "DataBlock from `chip_items`"
+    item_tfms, batch_tfms = [WindowCrop(spec.size)], []
+    if augment:
+        std = stats_for(spec.stats, spec.bands)[1]
+        item_tfms.append(Dihedral8())
+        batch_tfms.append(BandJitter(**dict(std=std) | (jitter or {})))
+    batch_tfms.append(NormalizeBands(spec))
     read = ReadImage(spec, band_names, cache), ReadLabel(spec, cache)
-    jitter = dict(std=stats_for(spec.stats, spec.bands)[1]) | (jitter or {})
     return DataBlock(blocks=[TransformBlock(type_tfms=o) for o in read],
-                     splitter=FuncSplitter(lambda o: o['split']!='train'),
-                     item_tfms=[WindowCrop(spec.size)] + [Dihedral8()]*augment,
-                     batch_tfms=[BandJitter(**jitter)]*augment + [NormalizeBands(spec)])
+                     splitter=FuncSplitter(lambda o: o['split']!='train'), item_tfms=item_tfms, batch_tfms=batch_tfms)
 
-# %% ../nbs/05_data.ipynb #e7ee6397
-def _is_count(o, least): return isinstance(o, Integral) and not isinstance(o, bool) and o>=least
+# %% ../nbs/05_data.ipynb #7cda27fe
+def _multiple_of_32(size):
+    "A window size near one that was given, for a message"
+    return max(32, int(size)//32*32) if isinstance(size, Real) and np.isfinite(size) else 256
 
-def _check_options(domain, bands, spec, size, bs, workers, classes, jitter):
-    if domain not in (*DOMAINS, UNLABELLED): look_up(domain, dict.fromkeys((*DOMAINS, UNLABELLED)), 'domain')
-    if not (_is_count(size, 32) and size%32==0):
-        raise GridError(f'window size {size!r} is no multiple of 32, which the encoder needs; try {_multiple(size)}.')
-    if not _is_count(bs, 1): raise OptionError(f'bs is {bs!r}; a number of windows a batch, 1 or more, was expected.')
-    if not _is_count(workers, 0): raise OptionError(f'workers is {workers!r}; a number of processes, 0 or more, was expected.')
-    if not isinstance(jitter, (dict,type(None))) or {*(jitter or {})} - {*signature(BandJitter).parameters}:
-        raise OptionError(f"jitter is {jitter!r}; a dict of {', '.join(signature(BandJitter).parameters)} was expected.")
+def _check_loading(domain, size, bs, workers, jitter):
+    "Raise `OptionError` or `GridError` for options that make no sense"
+    look_up(domain, dict.fromkeys((*DOMAINS, UNLABELLED)), 'domain')
+    whole = isinstance(size, Integral) and not isinstance(size, bool)
+    if not (whole and size>=32 and size%32==0):
+        raise GridError(f'window size {size!r} is no multiple of 32, which the encoder needs; try '
+                        f'{_multiple_of_32(size)}.')
+    check_number(bs, 'bs', 1, kind=int)
+    check_number(workers, 'workers', kind=int)
+    known = [o for o in signature(BandJitter.__init__).parameters if o!='self']
+    if jitter is not None and not (isinstance(jitter, dict) and {*jitter}<={*known}):
+        raise OptionError(f'jitter is {jitter!r}; a dict of {", ".join(known)} was expected.')
+
+def _check_meaning(bands, spec, classes):
+    "Raise `OptionError` or `BandError` where nobody says what a network sees"
     if isinstance(spec, InputSpec): return
-    if spec is not None: raise OptionError(f'spec is a {type(spec).__name__}; the InputSpec of other loaders (dls.spec) or of a bundle was expected.')
+    if spec is not None:
+        raise OptionError(f'spec is a {type(spec).__name__}; the InputSpec of other loaders (dls.spec) or of a bundle '
+                          'was expected.')
     if isinstance(bands, str) or not bands:
-        raise BandError(f"bands is {bands!r}; a list of band names in input order was expected, such as ['B04','B03','B02','B08'], or the "
-                        'spec of other loaders (spec=…).')
+        raise BandError(f"bands is {bands!r}; a list of band names in input order was expected, such as "
+                        "['B04','B03','B02','B08'], or the spec of other loaders (spec=…).")
     if not isinstance(classes, (list,tuple)) or len(set(classes))<2 or len(set(classes))!=len(classes):
         raise OptionError(f'classes is {classes!r}; two or more different names were expected, the background first.')
 
-def _multiple(size): return max(32, int(size)//32*32) if isinstance(size, Real) and np.isfinite(size) else 256
-
+# %% ../nbs/05_data.ipynb #a815910f
 def _rows_of(index, domain, buffer_km):
     "Train and valid rows of a domain; raises `SplitError` where there are none, or the split leaks"
-    if not isinstance(index, pd.DataFrame): raise OptionError(f'the index is a {type(index).__name__}; the table of load_index was expected.')
-    if 'split' not in index: raise SplitError('the index has no column split; make one, for example with index = site_split(index).')
-    assert_no_leak(index, index.attrs.get('buffer_km', 10.) if buffer_km is None else buffer_km)
+    if not isinstance(index, pd.DataFrame):
+        raise OptionError(f'the index is a {type(index).__name__}; the table of load_index was expected.')
+    if 'split' not in index:
+        raise SplitError('the index has no column split; make one, for example with index = site_split(index).')
+    if buffer_km is None: buffer_km = index.attrs.get('buffer_km', 10.)
+    assert_no_leak(index, buffer_km)
     rows = index[(index['domain']==domain) & index['split'].isin(['train','valid'])]
-    empty = [o for o in (('train',) if domain==UNLABELLED else ('train','valid')) if o not in set(rows['split'])]
-    if empty: raise SplitError(f"the {domain} domain has no {' and no '.join(empty)} chips; add sites or change the split.")
+    needed = ('train',) if domain==UNLABELLED else ('train','valid')
+    missing = [o for o in needed if o not in set(rows['split'])]
+    if missing:
+        raise SplitError(f'the {domain} domain has no {" and no ".join(missing)} chips; add sites or change the split.')
     return rows
+
+# %% ../nbs/05_data.ipynb #ec704735
+_SAY_SO = 'Images that mean something else say so themselves, in the scale and offset of their bands'
 
 def _check_fits(rows, spec, scale, offset, band_names, n=8):
     "Compare a few training images with what a network is used to"
-    odd = [f'{k}={a:g}' for k,a,b in (('scale', scale, spec.scale), ('offset', offset, spec.offset)) if a is not None and a!=b]
+    given = dict(scale=scale, offset=offset)
+    odd = [f'{k}={v:g}' for k,v in given.items() if v is not None and v!=getattr(spec, k)]
     if odd:
-        raise OptionError(f'{", ".join(odd)} was given with a spec, which has scale={spec.scale:g} and offset={spec.offset:g}. Images that '
-                          'mean something else say so themselves, in the scale and offset of their bands (gdal_edit -scale … -offset …).')
-    stats, paths = BandStats(spec.bands), rows.loc[rows['split']=='train', 'image']
-    for path in paths.iloc[np.unique(np.linspace(0, len(paths)-1, n).astype(int))]: stats.add(spec.read(path, None, band_names)[0])
+        raise OptionError(f'{", ".join(odd)} was given with a spec, which has scale={spec.scale:g} and '
+                          f'offset={spec.offset:g}. {_SAY_SO} (gdal_edit -scale … -offset …).')
+    paths = rows.loc[rows['split']=='train', 'image']
+    some = paths.iloc[np.unique(np.linspace(0, len(paths)-1, n).astype(int))]
+    stats = BandStats(spec.bands)
+    for path in some: stats.add(spec.read(path, None, band_names)[0])
     what = f'{min(n, len(paths))} training images of {len(paths)}, first {paths.iloc[0]}'
-    check_values(stats.mean, what, spec.scale, spec.offset, spec.stats, hint='Images that mean something else say so themselves, in the scale and offset of their bands.')
+    check_values(stats.mean, what, spec.scale, spec.offset, spec.stats, hint=f'{_SAY_SO}.')
 
+def _spec_for(rows, bands, spec, scale, offset, classes, band_names):
+    "What a network sees: as `spec` says, or else as the training images are"
+    if spec is not None:
+        _check_fits(rows, spec, scale, offset, band_names)
+        return spec
+    stats = band_stats(rows, bands, scale, offset, band_names)
+    return replace(reading_spec(bands, scale, offset, classes), stats=stats, res=resolution(rows))
+
+# %% ../nbs/05_data.ipynb #eb278afa
 class MineLoaders(DataLoaders):
     "Loaders of training and validation windows that know what the network sees"
     spec = None # `InputSpec`
@@ -384,12 +487,13 @@ class MineLoaders(DataLoaders):
         **kwargs  # Of fastai's `DataLoaders.test_dl`, such as with_labels
     ):
         "Loader of all windows of other chips, treated as in validation"
-        return super().test_dl(test_items(items, self.spec.size), **kwargs)
+        return super().test_dl(_test_items(items, self.spec.size), **kwargs)
     def new_empty(self):
         new = super().new_empty()
         new.spec = self.spec
         return new
 
+# %% ../nbs/05_data.ipynb #971125b5
 def mine_dls(
     index:pd.DataFrame,   # From `site_split`
     domain:str='fine',    # 'coarse', 'fine', or 'unlabelled', which has no valid windows
@@ -406,28 +510,42 @@ def mine_dls(
     workers:int=0,        # Worker processes for reading
     cache:bool=False,     # Keep decoded chips and labels in memory? (for workers=0)
     device=None,          # Where batches go; fastai's default where None
-    buffer_km:float=None, # Distance that the split must keep; the one it was made with where None, 10 where that is not known
+    buffer_km:float=None, # Distance that the split must keep; None: the one it was made with, else 10
 )->DataLoaders: # With `spec`; raises `BandError`, `SplitError`, `RasterError`, `LabelError`, `GridError`, `OptionError`
     "fastai loaders of the train and valid windows of one domain"
-    _check_options(domain, bands, spec, size, bs, workers, classes, jitter)
+    _check_loading(domain, size, bs, workers, jitter)
+    _check_meaning(bands, spec, classes)
     rows = _rows_of(index, domain, buffer_km)
     check_resolution(rows, spec and spec.res)
     check_labels(rows, len(spec.classes if spec else classes), every=True)
-    if spec is None:
-        stats = band_stats(rows, bands, scale, offset, band_names)
-        spec = replace(reading_spec(bands, scale, offset, classes), stats=stats, res=resolution(rows))
-    else: _check_fits(rows, spec, scale, offset, band_names)
-    spec, items = replace(spec, size=size), chip_items(rows, size)
-    bs = min(bs, sum(o['split']=='train' for o in items))
-    both = mine_block(spec, band_names, augment, jitter, cache).dataloaders(items, bs=bs, num_workers=workers, device=device)
+    spec = replace(_spec_for(rows, bands, spec, scale, offset, classes, band_names), size=size)
+    items = chip_items(rows, size)
+    bs = min(int(bs), sum(o['split']=='train' for o in items))
+    block = mine_block(spec, band_names, augment, jitter, cache)
+    both = block.dataloaders(items, bs=bs, num_workers=int(workers), device=device)
     dls = MineLoaders(*both.loaders, device=both.device)
     dls.spec = spec
     return dls
 
-# %% ../nbs/05_data.ipynb #eb278afa
+# %% ../nbs/05_data.ipynb #94c0c999
+def show_label(mask, ax, colour='yellow'):
+    "Outline of a label's classes on `ax`, ignored pixels grey"
+    m = np.asarray(mask)
+    unknown = np.ma.masked_where(m!=IGNORE, np.ones(m.shape))
+    ax.imshow(unknown, cmap='gray', vmin=0, vmax=2, interpolation='nearest')
+    inside = (m>0) & (m!=IGNORE)
+    if inside.any(): ax.contour(inside, [.5], colors=colour, linewidths=.8)
+
+def _axes(n, axes):
+    "The first `n` axes; a frame without a picture is taken away"
+    axes = list(axes)
+    for o in axes[n:]: o.remove()
+    return axes[:n]
+
 @dispatch
-def show_batch(x:MultiSpectral, y:TensorMask, samples, ctxs=None, max_n=6, nrows=None, ncols=None, figsize=None, **kwargs):
-    "Images with their labels outlined; ignored pixels hatched grey"
+def show_batch(x:MultiSpectral, y:TensorMask, samples, ctxs=None, max_n=6, nrows=None, ncols=None, figsize=None,
+               **kwargs):
+    "Images with their labels outlined; ignored pixels grey"
     n = min(len(samples), max_n)
     ncols = ncols or math.ceil(math.sqrt(n))
     if ctxs is None: ctxs = _axes(n, subplots(nrows or math.ceil(n/ncols), ncols, figsize=figsize)[1].flat)
@@ -436,12 +554,7 @@ def show_batch(x:MultiSpectral, y:TensorMask, samples, ctxs=None, max_n=6, nrows
         show_label(mask, ax)
     return ctxs
 
-def _axes(n, axes):
-    "The first `n` axes; a frame without a picture is taken away"
-    axes = list(axes)
-    for o in axes[n:]: o.remove()
-    return axes[:n]
-
+# %% ../nbs/05_data.ipynb #89523aff
 @dispatch
 def show_results(x:MultiSpectral, y:TensorMask, samples, outs, ctxs=None, max_n=4, figsize=None, **kwargs):
     "Images with the label outlined on the left and the prediction on the right"
@@ -452,9 +565,3 @@ def show_results(x:MultiSpectral, y:TensorMask, samples, outs, ctxs=None, max_n=
             img.show(ctx=ax)
             show_label(m, ax, colour)
     return ctxs
-
-def show_label(mask, ax, colour='yellow'):
-    "Outline of a label's classes on `ax`, ignored pixels grey"
-    m = np.asarray(mask)
-    ax.imshow(np.ma.masked_where(m!=IGNORE, np.ones(m.shape)), cmap='gray', vmin=0, vmax=2, interpolation='nearest')
-    if ((m>0) & (m!=IGNORE)).any(): ax.contour((m>0) & (m!=IGNORE), [.5], colors=colour, linewidths=.8)

@@ -1,4 +1,4 @@
-"A training that was stopped, by an exception or a SIGKILL, goes on to the same weights, bit for bit, as one that was not."
+"A training that was stopped, by an exception or a SIGKILL, goes on to the same weights, bit for bit, as if it was not."
 import copy, random, signal, subprocess, sys, time
 from types import SimpleNamespace
 
@@ -18,58 +18,73 @@ from minec2f.synth import synth_dataset
 
 BANDS = ['B04','B03','B02','B08']
 NET = dict(encoder='tu-mobilenetv3_small_050', pyramid=32, segmentation=32)
-OPTIONS = {'sppa': dict(warm_steps=2), 'er': dict(memory=5, kd=.5), 'minec2f+': dict(lambda_u=.5), 'dacs': dict(bn='dual')}
+OPTIONS = {'sppa': dict(warm_steps=2), 'er': dict(memory=5, kd=.5), 'minec2f+': dict(lambda_u=.5),
+           'dacs': dict(bn='dual')}
 
 def make_world(folder):
     "Loaders of windows of 32 px and a teacher that has learned nothing"
     if not folder.exists(): synth_dataset(folder, n_coarse=8, n_fine=8, size=64, seed=0)
     index = site_split(load_index(folder))
-    index = pd.concat([index, index[(index['domain']=='fine') & (index['split']=='train')].head(3).assign(domain='unlabelled')])
+    fine_train = index[(index['domain']=='fine') & (index['split']=='train')]
+    index = pd.concat([index, fine_train.head(3).assign(domain='unlabelled')])
     coarse = mine_dls(index, 'coarse', BANDS, size=32, bs=16, device='cpu')
-    fine, bare = (mine_dls(index, o, spec=coarse.spec, size=32, bs=n, device='cpu') for o,n in (('fine',8), ('unlabelled',8)))
+    fine = mine_dls(index, 'fine', spec=coarse.spec, size=32, bs=8, device='cpu')
+    unlabelled = mine_dls(index, 'unlabelled', spec=coarse.spec, size=32, bs=8, device='cpu')
     set_seed(0)
-    return SimpleNamespace(folder=folder, coarse=coarse, fine=fine, bare=bare, teacher=teacher_learner(coarse, **NET).model)
+    teacher = teacher_learner(coarse, **NET).model
+    return SimpleNamespace(folder=folder, coarse=coarse, fine=fine, unlabelled=unlabelled, teacher=teacher)
 
 @pytest.fixture(scope='module')
 def world(tmp_path_factory): return make_world(tmp_path_factory.mktemp('checkpoint')/'data')
 
 def learner(world, name, **more):
+    "An untrained learner of a method, the same each time"
     set_seed(0)
     if name=='teacher': return teacher_learner(world.coarse, lr=1e-3, **NET, **more)
-    own = OPTIONS.get(name, {}) | (dict(unlabelled_dls=world.bare) if name in ('minec2f','minec2f+') else {})
-    return c2f_learner(world.fine, world.teacher, name, coarse_dls=world.coarse, lr=1e-3, **own, **more)
+    options = OPTIONS.get(name, {}) | more
+    if name in ('minec2f','minec2f+'): options |= dict(unlabelled_dls=world.unlabelled)
+    return c2f_learner(world.fine, world.teacher, name, coarse_dls=world.coarse, lr=1e-3, **options)
 
 def trained(learn, epochs=2, **kwargs):
+    "The learner after a training"
     with learn.no_bar(), learn.no_logging(): learn.fit_poly(epochs, seed=0, **kwargs)
     return learn
 
 class StopAt(Callback):
     "Like a power cut, in the middle of an epoch"
-    order,run_valid = 2000,False
+    order = 2000
+    run_valid = False
     def __init__(self, epoch, batch=0): self.at = epoch, batch
     def after_batch(self):
         if (self.epoch, self.iter)==self.at: raise InterruptedError('stopped')
 
 def interrupted(learn, epoch=1, cbs=(), **kwargs):
+    "Train until `StopAt`"
     with pytest.raises(InterruptedError): trained(learn, cbs=[*cbs, StopAt(epoch)], **kwargs)
 
 class StopAtTheEnd(Callback):
     "Like a power cut after the last epoch, before the training has ended"
-    order,run_valid = 999,False
+    order = 999
+    run_valid = False
     def after_fit(self): raise InterruptedError('stopped')
 
-def same(a, b):
-    a, b = a.model.state_dict(), b.model.state_dict()
+def same_weights(a, b): # state dicts
     return a.keys()==b.keys() and all(torch.equal(v, b[k]) for k,v in a.items())
+
+def same(a, b): # learners
+    return same_weights(a.model.state_dict(), b.model.state_dict())
+
+def losses(learn): return {k: torch.stack(v).tolist() for k,v in learn.loss_terms.history.items()}
 
 @pytest.mark.parametrize('name', ['teacher', *METHODS])
 def test_every_method_goes_on(name, world, tmp_path):
     whole = trained(learner(world, name))
     interrupted(learner(world, name), checkpoint=tmp_path)
-    random.seed(5); torch.manual_seed(5)  # another process would be in another state
+    random.seed(5)  # another process would be in another state
+    torch.manual_seed(5)
     again = trained(learner(world, name), checkpoint=tmp_path)
     assert same(again, whole)
-    assert {k: torch.stack(v).tolist() for k,v in again.loss_terms.history.items()}=={k: torch.stack(v).tolist() for k,v in whole.loss_terms.history.items()}
+    assert losses(again)==losses(whole)
     assert [list(o) for o in again.recorder.values]==[list(o) for o in whole.recorder.values]
     # what is finished is not trained again
     done = trained(learner(world, name), checkpoint=tmp_path, cbs=StopAt(0))
@@ -83,33 +98,43 @@ def test_a_further_training_goes_on_alike(name, world, tmp_path):
 
 def test_stopped_between_the_last_epoch_and_the_end(world, tmp_path):
     "The best epoch and the curves are those of an unbroken training"
-    whole, again = trained(learner(world, 'finetune')), learner(world, 'finetune')
-    with pytest.raises(InterruptedError): trained(learner(world, 'finetune'), checkpoint=tmp_path, cbs=StopAtTheEnd())
-    trained(again, checkpoint=tmp_path)
-    assert same(again, whole) and again.keep_best.epoch_kept==whole.keep_best.epoch_kept
-    assert len(again.recorder.values)==2 and again.recorder.values==whole.recorder.values
+    whole = trained(learner(world, 'finetune'))
+    with pytest.raises(InterruptedError):
+        trained(learner(world, 'finetune'), checkpoint=tmp_path, cbs=StopAtTheEnd())
+    again = trained(learner(world, 'finetune'), checkpoint=tmp_path)
+    assert same(again, whole)
+    assert again.keep_best.epoch_kept==whole.keep_best.epoch_kept
+    assert len(again.recorder.values)==2
+    assert again.recorder.values==whole.recorder.values
 
-@pytest.mark.parametrize('wrong', [dict(checkpoint=''), dict(checkpoint=True), dict(power='a'), dict(power=-1), dict(warmup=None), dict(seed=1.5)])
+@pytest.mark.parametrize('wrong', [dict(checkpoint=''), dict(checkpoint=True), dict(power='a'), dict(power=-1),
+                                   dict(warmup=None), dict(seed=1.5)])
 def test_an_odd_argument_is_named_before_training(world, wrong):
     with pytest.raises(OptionError, match=next(iter(wrong))): learner(world, 'finetune').fit_poly(1, **wrong)
 
 def test_a_file_in_the_way_is_named_before_training(world, tmp_path):
     (tmp_path/'file').write_text('mine')
-    with pytest.raises(WriteError, match='A part of the path is a file'): trained(learner(world, 'finetune'), checkpoint=tmp_path/'file', cbs=StopAt(0))
+    with pytest.raises(WriteError, match='A part of the path is a file'):
+        trained(learner(world, 'finetune'), checkpoint=tmp_path/'file', cbs=StopAt(0))
 
 def test_callbacks_of_the_user_go_on(world, tmp_path):
     "The best value of SaveModel, the patience of EarlyStopping, and the gradients of a step that is not yet full"
-    def cbs(path): return [SaveModelCallback('miou', fname=str(path)), EarlyStoppingCallback('miou', patience=3), GradientAccumulation(24)]
+    def cbs(path):
+        best = SaveModelCallback('miou', fname=str(path))
+        return [best, EarlyStoppingCallback('miou', patience=3), GradientAccumulation(24)]
     whole = trained(learner(world, 'minec2f'), 4, cbs=cbs(tmp_path/'whole'))
     interrupted(learner(world, 'minec2f'), 3, epochs=4, cbs=cbs(tmp_path/'part'), checkpoint=tmp_path/'kept')
     again = trained(learner(world, 'minec2f'), 4, cbs=cbs(tmp_path/'part'), checkpoint=tmp_path/'kept')
     assert same(again, whole)
 
-@pytest.mark.parametrize('change', [dict(lr=1e-2), dict(epochs=3), dict(made=dict(lambda_f=.5)), dict(made=dict(bn='student'))])
+@pytest.mark.parametrize('change', [dict(lr=1e-2), dict(epochs=3), dict(made=dict(lambda_f=.5)),
+                                    dict(made=dict(bn='student'))])
 def test_another_training_is_refused(change, world, tmp_path):
+    "Other arguments of `fit_poly`, or a learner `made` otherwise"
     interrupted(learner(world, 'minec2f'), checkpoint=tmp_path)
+    made, fitted = change.get('made', {}), {k: v for k,v in change.items() if k!='made'}
     with pytest.raises(DatasetError, match='another configuration'):
-        trained(learner(world, 'minec2f', **change.pop('made', {})), checkpoint=tmp_path, **change)
+        trained(learner(world, 'minec2f', **made), checkpoint=tmp_path, **fitted)
 
 def test_another_teacher_is_refused(world, tmp_path):
     interrupted(learner(world, 'finetune'), checkpoint=tmp_path)
@@ -120,7 +145,8 @@ def test_another_teacher_is_refused(world, tmp_path):
 def test_a_damaged_file_is_named_and_kept(world, tmp_path):
     interrupted(learner(world, 'finetune'), checkpoint=tmp_path)
     (file,) = tmp_path.iterdir()
-    raw = bytearray(file.read_bytes()); raw[len(raw)//2] ^= 1
+    raw = bytearray(file.read_bytes())
+    raw[len(raw)//2] ^= 1
     file.write_bytes(raw)
     with pytest.raises(TrainingError, match='is damaged'): trained(learner(world, 'finetune'), checkpoint=tmp_path)
     assert file.read_bytes()==raw
@@ -148,18 +174,19 @@ def test_killed_and_started_again(world, tmp_path, repo, one_thread):
     "A SIGKILL at a random moment, in another process each time"
     kept, out = tmp_path/'kept'/'training.safetensors', tmp_path/'weights.pt'
     def start():
-        p = subprocess.Popen([sys.executable, '-c', SCRIPT.format(tests=str(repo/'tests')), str(world.folder), str(kept.parent), str(out)], cwd=repo,
-                             stdout=subprocess.PIPE, text=True)
+        script, paths = SCRIPT.format(tests=str(repo/'tests')), [str(world.folder), str(kept.parent), str(out)]
+        p = subprocess.Popen([sys.executable, '-c', script, *paths], cwd=repo, stdout=subprocess.PIPE, text=True)
         assert p.stdout.readline()=='ready\n'
         return p
     p = start()
-    while p.poll() is None and not kept.exists(): time.sleep(.01)  # an epoch is done
+    while p.poll() is None and not kept.exists(): time.sleep(.01)  # until an epoch is done
     time.sleep(random.Random().uniform(0, .5))
-    p.send_signal(signal.SIGKILL); p.wait()
+    p.send_signal(signal.SIGKILL)
+    p.wait()
     assert not out.exists(), 'it was killed too late to show anything'
     assert start().wait()==0
-    whole, again = trained(learner(world, 'coarse_selftrain'), 6).model.state_dict(), torch.load(out, weights_only=True)
-    assert all(torch.equal(v, again[k]) for k,v in whole.items())
+    whole = trained(learner(world, 'coarse_selftrain'), 6)
+    assert same_weights(whole.model.state_dict(), torch.load(out, weights_only=True))
     assert [o.name for o in kept.parent.iterdir()]==[kept.name]  # nothing of the kill is left
 
 @pytest.mark.parametrize('name', ['minec2f','joint'])
