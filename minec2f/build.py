@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from . import __version__
 from .core import *
+from .raster import GDAL_CACHE
 from .chips import DOMAINS
 from .chipping.plan import *
 from .chipping.imagery import *
@@ -40,7 +41,7 @@ def try_task(
     while True:
         attempts += 1
         try:
-            with rasterio.Env(GDAL_CACHEMAX=2**28, **(FRESH if attempts>1 else {})):  # bytes of decoded blocks; else 5 % of all memory
+            with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE, **(FRESH if attempts>1 else {})):
                 return make(task, skip=skip) if skip else make(task)
         except WriteError: raise
         except NetworkError as e:

@@ -11,7 +11,7 @@ from minec2f.bands import BandStats
 from minec2f.bundle import Bundle
 from minec2f.data import InputSpec
 from minec2f.raster import Grid, write_raster
-from minec2f.refine import COLUMNS, refine_polygons
+from minec2f.refine import RESULT_COLUMNS, refine_polygons
 
 class Bright(torch.nn.Module):
     def forward(self, x): return torch.stack([0*x[:,0], 40*(x[:,0]-.2)], 1)
@@ -41,7 +41,7 @@ def test_every_kind_of_column_survives(image, tmp_path):
     refine(tmp_path/'in.gpkg', image, tmp_path/'out.gpkg')
     after = gpd.read_file(tmp_path/'out.gpkg', layer='out')
     columns = list(before.columns.drop('geometry'))
-    assert list(after)==[*columns, *COLUMNS, 'geometry'] and after.crs==before.crs
+    assert list(after)==[*columns, *RESULT_COLUMNS, 'geometry'] and after.crs==before.crs
     pd.testing.assert_frame_equal(pd.DataFrame(after[columns]), pd.DataFrame(before[columns]))
     assert refine(kinds, image, tmp_path/'x.gpkg').geometry.name=='outline'
 
