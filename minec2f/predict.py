@@ -96,7 +96,7 @@ def _row_tiles(read, shape, y, size, overlap):
         valid = ~np.isnan(tile).any(0)         # (size,size)
         if valid.any(): yield x, tile, valid
 
-# %% ../nbs/13_predict.ipynb #dc841221
+# %% ../nbs/13_predict.ipynb #b5ca8872
 def _tile_logits(
     bundle,              # Has `model` and `classes`
     x:np.ndarray,        # (B,C,h,w) float32 normalised input, NaN where not valid
@@ -188,7 +188,7 @@ def _sample(scene, side=64):
         if x.size: break
     return x.astype(float)
 
-# %% ../nbs/13_predict.ipynb #97feac22
+# %% ../nbs/13_predict.ipynb #7f0b58fa
 def scene_means(
     spec,                 # `InputSpec` of a bundle
     src,                  # Path of a scene
@@ -200,7 +200,7 @@ def scene_means(
     x = _sample(_Reflectance(spec, src, band_names, scale, offset))
     return x.mean(1) if x.size else np.full(len(x), np.nan)
 
-# %% ../nbs/13_predict.ipynb #59af4b25
+# %% ../nbs/13_predict.ipynb #296259b7
 def _believable(x, mean, std):
     "(least, most) that a pixel may be; where all numbers are odd, the scale is to blame and not the pixel"
     middle = np.median(x) if x.size else 0
@@ -253,13 +253,13 @@ def _check_resolution(bundle, grid, src):
                       f'rio warp {src} resampled.tif --dst-crs EPSG:{utm_epsg(lon, lat)} --res {trained:.3g}; rio '
                       'forgets the names of the layers, so give these with band_names=[…].')
 
-# %% ../nbs/13_predict.ipynb #ba0915bd
+# %% ../nbs/13_predict.ipynb #5a5ea13d
 def _network_input(scene, limits, window):
     x, _ = scene.read(window)
     _refuse_far(scene, x, limits)
     return scene.spec.normalize(x)
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False) # not equal to another: a scale that is a list has no hash
 class Scene:
     "A raster as a network sees it"
     path:object   # Path or address
@@ -350,7 +350,7 @@ def map_tags(
                 scale=_as_text(scene.scale), offset=_as_text(scene.offset), radiometry=scene.said,
                 size=str(cut.size), overlap=f'{cut.overlap:g}', minec2f=__version__)
 
-# %% ../nbs/13_predict.ipynb #a4d5771d
+# %% ../nbs/13_predict.ipynb #10aaf303
 def read_files(
     path, # Of a raster, or its address
 )->list: # Paths
@@ -371,7 +371,7 @@ def try_output(
             raise _Tried  # so that nothing is left
     except _Tried: pass
 
-# %% ../nbs/13_predict.ipynb #18b1bc4f
+# %% ../nbs/13_predict.ipynb #8c82c9a9
 def predict_scene(
     bundle,               # From `load_bundle`: has `model`, `bands`, `classes` (background first), `size` and `spec`
     src,                  # Path of a scene of any size, or its address
@@ -396,7 +396,7 @@ def predict_scene(
     maps = (to_map(logits, valid) for logits,valid in rows)
     return write_map(dst, maps, scene.grid, bundle.classes, map_tags(bundle, scene, cut), inputs)
 
-# %% ../nbs/13_predict.ipynb #8c669192
+# %% ../nbs/13_predict.ipynb #7c89c1a9
 def mapped_before(
     bundle,               # As in `predict_scene`
     src,                  # Path of a scene

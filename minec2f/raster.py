@@ -417,7 +417,7 @@ def geodesic_ha(
     return sum(ring(o.exterior)-sum(map(ring, o.interiors)) for o in get_parts(geometry))
 
 # %% ../nbs/01_raster.ipynb #95a38df7
-GDAL_CACHE = 2**27 # bytes of decoded blocks; a row of windows across a Sentinel-2 scene has fewer
+GDAL_CACHE = 2**27 # bytes of decoded blocks: 11 million pixels of six bands
 
 # %% ../nbs/01_raster.ipynb #f290a9f8
 VECTOR_FORMATS = {'.gpkg': 'GPKG', '.parquet': 'GeoParquet', '.fgb': 'FlatGeobuf', '.geojson': 'GeoJSON', '.shp': 'ESRI Shapefile'}

@@ -53,7 +53,7 @@ def _part(grid, window):
     (top,bottom), (left,right) = window
     return Grid(grid.crs, grid.transform*rasterio.Affine.translation(left, top), bottom-top, right-left)
 
-# %% ../nbs/13a_refine.ipynb #bc5bdd78
+# %% ../nbs/13a_refine.ipynb #da957070
 @dataclass(frozen=True)
 class _Mosaic:
     "Images that share a lattice, read as one"
@@ -109,7 +109,7 @@ def _onto(outline, crs, grid):
         outline = translate(outline, 360*round((lon-(west+east)/2)/360))
     return _to(outline, crs, grid.crs)
 
-# %% ../nbs/13a_refine.ipynb #66f3f172
+# %% ../nbs/13a_refine.ipynb #2d6551d0
 def _frame(grid):
     "The four sides of an image, in its CRS"
     from shapely import affinity, box
@@ -126,7 +126,7 @@ def _shown_by(mosaic, image, window, inside):
     x = mosaic.read(window, [image])
     return np.zeros_like(inside) if x is None else inside & ~np.isnan(x).any(0)
 
-# %% ../nbs/13a_refine.ipynb #39abc96b
+# %% ../nbs/13a_refine.ipynb #46db9727
 @dataclass(frozen=True)
 class _View:
     "What the images of one lattice show of an outline"
@@ -255,7 +255,7 @@ class _Rules:
         most = dict(margin_m=1e5, threshold=1, min_area_ha=1e7, min_cover=1, simplify_m=1e5)
         for name,high in most.items(): check_number(getattr(self, name), name, 0, high)
 
-# %% ../nbs/13a_refine.ipynb #1477a8d6
+# %% ../nbs/13a_refine.ipynb #eba60af4
 def _redraw(bundle, image, outline, cut, rules):
     "(new outline in the image's CRS, or None; confidence) of a polygon in longitude and latitude"
     zone = _utm_of(outline)
@@ -276,7 +276,7 @@ def _back(outline, crs, dst):
     new = _series(_to(outline, crs, dst), dst)
     return polygonal(cut_at_180(new).iloc[0]) if new.crs.is_geographic else new.iloc[0]
 
-# %% ../nbs/13a_refine.ipynb #b7af2750
+# %% ../nbs/13a_refine.ipynb #48da7054
 @dataclass(frozen=True)
 class _Candidates:
     "Images that come into question for an outline"
@@ -329,7 +329,7 @@ def _own_columns(gdf):
     out.columns = names
     return out.set_geometry(names[at])
 
-# %% ../nbs/13a_refine.ipynb #e8bc435f
+# %% ../nbs/13a_refine.ipynb #dd7d8a67
 def _read_outlines(polygons, layer):
     "(layer to refine, its polygons); unlike in `read_polygons`, rows that are no polygons stay"
     if isinstance(polygons, (str, Path)): gdf, name = read_layer(polygons, layer), Path(polygons).name
