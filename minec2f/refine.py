@@ -207,8 +207,9 @@ def _cut_outline(
     "Outline of the mine within reach of a coarse outline"
     from shapely import union_all
     mine = polygonal(union_all(mask_polygons(p>=threshold, grid)).intersection(reach))
+    if mine is None: return None
     seen = union_all(mask_polygons(np.isfinite(p), grid))
-    return mine and polygonal(mine.union(coarse.difference(seen)))
+    return polygonal(mine.union(coarse.difference(seen)))
 
 # %% ../nbs/13a_refine.ipynb #31989e6b
 def _utm_of(lonlat):
