@@ -24,7 +24,7 @@ from .bands import *
 from .raster import *
 from .bundle import check_bundle
 from .maps import to_map, write_map
-# What maps are made into has a home of its own; it is found here, too
+# `maps` is the home of these; they can be imported from here, too
 from .maps import NODATA as NODATA, write_cog as write_cog
 from .maps import cut_at_180 as cut_at_180, in_one_piece as in_one_piece
 from .maps import simplified as simplified, to_polygons as to_polygons
