@@ -116,6 +116,7 @@ _INPUT = dict(bands=_NAMES, stats=_NAMED, scale=_number(1e-12, 1e6), offset=_num
 _STATS = dict(bands=_NAMES, n=_some(_number(1, 1e18)), mean=_some(_number(-1e9, 1e9)), m2=_some(_number(0, 1e27)))
 _LATER = dict(trust_files=_Rule(lambda v: type(v) is bool, 'true or false')) # older bundles do not say it
 
+# %% ../nbs/12a_bundle.ipynb #f8ded626
 def _check_together(model, input, where):
     def differ(a, b): raise BundleError(f'{where}: its input has {a}, its network takes {b}. Save the bundle again.')
     if input['bands']!=model['bands']:
@@ -188,6 +189,7 @@ def _versions():
     import segmentation_models_pytorch as smp
     return dict(minec2f=__version__, torch=torch.__version__, segmentation_models_pytorch=smp.__version__)
 
+# %% ../nbs/12a_bundle.ipynb #acc0177e
 def save_bundle(
     dst:str|Path, # Folder to write; only a bundle is replaced
     learn,        # A Learner from `teacher_learner` or `c2f_learner`

@@ -131,6 +131,7 @@ def _on_device(model, device):
     except (RuntimeError, AssertionError, ValueError, TypeError) as e:
         raise OptionError(f'device={str(device)!r} cannot be used ({str(e).splitlines()[0]}); "cpu" always can.') from e
 
+# %% ../nbs/13_predict.ipynb #ce172efa
 def check_tiling(
     bundle,           # Has `model` and `size`
     overlap:float=.5, # Share of a window that its neighbour covers too, 0 to below 1
