@@ -1,6 +1,8 @@
 # `make demo`, `make test`, `make lab`, `make docs`: each sets up a virtual environment of the project's own first.
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
+# `make test CONSTRAINTS=` takes the newest versions, with RESOLUTION=lowest-direct the oldest that settings.ini promises
+RESOLUTION ?= highest
 BIN := .venv/bin
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
@@ -11,7 +13,8 @@ TEST_ENV := OMP_NUM_THREADS=1
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "minec2f needs Python 3.11 or newer, found " + sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode $(addprefix --constraint ,$(CONSTRAINTS)) --editable '.[dev,stac,ray]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --resolution $(RESOLUTION) \
+		$(addprefix --constraint ,$(CONSTRAINTS)) --editable '.[dev,stac,ray]'
 	touch $@
 
 # Jupyter only for those who ask for it
@@ -34,6 +37,7 @@ demo: install
 	$(BIN)/papermill nbs/train.ipynb runs/demo.ipynb -p profile demo -p out runs/demo --stdout-file /dev/stdout --no-progress-bar | cat
 
 test: install
+	$(BIN)/ruff check
 	$(BIN)/python -m pytest -q tests/test_sync.py
 	# some at a time: a process keeps in memory what each of its notebooks has made
 	for o in '0[0-2]' 03 '0[4-9]' '1[01]' '1[2-9]' '[a-z]'; do \

@@ -2,6 +2,7 @@
 import ast, json, re
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from minec2f.docstrings import read_comments
@@ -33,6 +34,12 @@ def comment_behind(node, lines):
     rest = lines[node.end_lineno-1].encode()[node.end_col_offset:].decode()
     return rest.partition('#')[2].strip()
 
+def comment_above(node, lines):
+    "The lines of comment right above, but for those that mark a notebook's cells"
+    before = reversed(lines[:node.lineno-1])
+    found = [*takewhile(lambda o: re.match('# (?!%%)', o), before)]
+    return ' '.join(o.lstrip('# ') for o in reversed(found))
+
 def without_types(args):
     plain = deepcopy(args)
     for o in ast.walk(plain):
@@ -40,11 +47,13 @@ def without_types(args):
     return text_of(plain)
 
 def parameters(args, comments):
+    "Of each parameter: name, type, default, comment"
     named = args.posonlyargs + args.args
-    padding = [None]*(len(named)-len(args.defaults))
-    found = [('', *o) for o in zip(named, padding+args.defaults)]
+    without_default = len(named)-len(args.defaults)
+    defaults = [None]*without_default + args.defaults
+    found = [('', o, default) for o,default in zip(named, defaults)]
     if args.vararg: found.append(('*', args.vararg, None))
-    found += [('', *o) for o in zip(args.kwonlyargs, args.kw_defaults)]
+    found += [('', o, default) for o,default in zip(args.kwonlyargs, args.kw_defaults)]
     if args.kwarg: found.append(('**', args.kwarg, None))
     return tuple((stars+o.arg, text_of(o.annotation), text_of(default), comments.get(o.arg, ''))
                  for stars,o,default in found)
@@ -52,9 +61,11 @@ def parameters(args, comments):
 def read_function(f, lines, cls=None):
     "A function; where `cls` is named, a method or property of it, without its first parameter"
     comments = read_comments(f'{o}\n' for o in lines[f.lineno-1:])
-    rows, signature = parameters(f.args, comments), f'({without_types(f.args)})'
+    rows = parameters(f.args, comments)
+    signature = f'({without_types(f.args)})'
     if cls and 'staticmethod' not in decorators(f):
-        rows, signature = rows[1:], re.sub(r'^\(\w+(, )?', '(', signature)
+        rows = rows[1:]
+        signature = re.sub(r'^\(\w+(, )?', '(', signature)
     summary = ast.get_docstring(f) or ''
     returns = text_of(f.returns), comments.get('return', '')
     if not cls: return Item('function', f.name, signature, summary, rows, returns)
@@ -81,7 +92,8 @@ def read_constant(name, node, lines):
     if call and text_of(call.func)=='namedtuple':
         fields = ast.literal_eval(call.args[1]).split()
         return Item('class', name, f'({", ".join(fields)})', comment_behind(node, lines), bases=('tuple',))
-    return Item('data', name, '', comment_behind(node, lines), value=text_of(node.value))
+    comment = comment_behind(node, lines) or comment_above(node, lines)
+    return Item('data', name, '', comment, value=text_of(node.value))
 
 def assigned_names(node):
     "Names that a statement binds; `A, B = 1, 2` has two"
@@ -110,14 +122,17 @@ def read_module(
 def escape(text):
     "Prose of the source as Markdown: `code` stays, everything else means itself"
     parts = text.split('`')
-    if len(parts)%2==0: parts = [text.replace('`', "'")]
-    prose = lambda o: re.sub(r'([\\*_<>\[\]$~^|{}#])', r'\\\1', o)
+    is_paired = len(parts)%2==1
+    if not is_paired: parts = [text.replace('`', "'")]
+    def prose(o): return re.sub(r'([\\*_<>\[\]$~^|{}#])', r'\\\1', o)
     return '`'.join(o if i%2 else prose(o) for i,o in enumerate(parts))
 
 def as_code(text): return f'`{text}`' if text else ''
 def shortened(text, most=200): return text if len(text)<=most else f'{text[:most]}…'
 
-def row(*cells): return '| ' + ' | '.join(o.replace('\\|', '|').replace('|', '\\|') for o in cells) + ' |'
+def row(*cells):
+    escaped = [o.replace('\\|', '|').replace('|', '\\|') for o in cells]
+    return f'| {" | ".join(escaped)} |'
 
 def table(rows):
     if not rows: return []

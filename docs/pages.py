@@ -19,8 +19,8 @@ REPO = Path(__file__).resolve().parent.parent
 @dataclass(frozen=True)
 class Part:
     title:str
-    line:str   # What it tells
-    pattern:str# Of the paths of its notebooks
+    line:str    # What it tells
+    pattern:str # Of the paths of its notebooks
 
 PARTS = [
     Part('A pixel', 'What a number in a file means, where it lies, and how anything is read and written without harm.',
@@ -96,7 +96,8 @@ def reader_cell(cell):
     flags = re.findall(r'^#\|\s*(\w+)', source, re.M)
     shown = DIRECTIVE.sub('', source).strip('\n')
     if cell['cell_type']=='raw' or 'hide' in flags or not (shown or outputs): return None
-    tags = [*cell['metadata'].get('tags', []), *(['exported'] if 'export' in flags else [])]
+    tags = [*cell['metadata'].get('tags', [])]
+    if 'export' in flags: tags.append('exported')
     return {**cell, 'source': shown, 'metadata': {'tags': tags}}
 
 def notebook_page(nb):
@@ -120,7 +121,7 @@ def linked(text, path, site):
         if goal in site: goal = relpath(site[goal], Path(site[path]).parent)
         elif (REPO/goal).exists(): goal = on_github(goal)
         else: return match[0]
-        return f']({goal}{anchor and "#"}{anchor})'
+        return f']({goal}#{anchor})' if anchor else f']({goal})'
     return re.sub(r'\]\(([^)\s]+)\)', mend, text)
 
 def markdown_page(path, site):
@@ -128,7 +129,8 @@ def markdown_page(path, site):
     return text if text.startswith('# ') else f'# {Path(path).stem.replace("_", " ").capitalize()}\n\n{text}'
 
 def toctree(pages, caption=''):
-    options = [':hidden:', *([f':caption: {caption}'] if caption else [])]
+    options = [':hidden:']
+    if caption: options.append(f':caption: {caption}')
     return '\n'.join([':::{toctree}', *options, '', *pages, ':::', ''])
 
 def entry(title, link, summary=''): return f'- [{title}]({link})' + (f': {summary}' if summary else '')
@@ -150,10 +152,13 @@ def api_page(name, path, nb):
     items, elsewhere = read_module(path)
     lines = [f'# {name}', '', f':::{{py:module}} {name}', ':::', '']
     links = [f'[source]({on_github(place(path))})']
-    if nb: lines, links = [*lines, nb.summary, ''], [f'Explained in [{nb.title}](../{place(nb.path)})', *links]
+    if nb:
+        lines += [nb.summary, '']
+        links = [f'Explained in [{nb.title}](../{place(nb.path)})', *links]
     lines += ['{.links}', ' · '.join(links), '']
     if elsewhere: lines += [f'Also here, defined elsewhere: {", ".join(f"`{o}`" for o in elsewhere)}.', '']
-    return '\n'.join(lines + [line for o in items for line in block(o)])
+    for o in items: lines += block(o)
+    return '\n'.join(lines)
 
 def api_index(nbs, names):
     lines = ['# Reference', '', 'Every public name, with types, defaults, shapes and units as the source has them.', '']
@@ -173,7 +178,8 @@ Entry points: `minec2f.chips.load_index` (a dataset folder), `minec2f.splits.sit
 
 def llms_page(nbs, names):
     "https://llmstxt.org: what it is and where to read on"
-    cfg, summaries = settings(), {o.module: o.summary for o in nbs}
+    cfg = settings()
+    summaries = {o.module: o.summary for o in nbs}
     def url(page): return f'{cfg["doc_host"]}{cfg["doc_baseurl"]}/{page}.html'
     start = entry('README', url('index'), 'what it is, how to start, your data, results')
     lines = [f'# {cfg["title"]}', '', f'> {cfg["description"]}', '', ENTRIES, '', '## Start', '', start]
@@ -199,7 +205,9 @@ def navigation(written, texts):
 
 def pages():
     "Path in the site -> text, for everything that is written"
-    nbs, found, texts = notebooks(), modules(), sources()
+    nbs = notebooks()
+    found = modules()
+    texts = sources()
     site = texts | {place(o): place(o) for o in [*images(), *(nb.path for nb in nbs)]}
     explained = {o.module: o for o in nbs}
     written = {page: markdown_page(path, site) for path,page in texts.items()}

@@ -4,6 +4,7 @@ import warnings as _warnings
 from . import _moved
 from .docstrings import install as _install
 
-_warnings.filterwarnings('ignore', '`torch.jit.script` is deprecated', FutureWarning, 'torch.jit') # fastai's, at each import of it
+# fastai's, at each import of it
+_warnings.filterwarnings('ignore', '`torch.jit.script` is deprecated', FutureWarning, 'torch.jit')
 _install() # help(f) shows what the comments in the source say
 _moved.install()

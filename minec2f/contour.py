@@ -10,17 +10,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+# %% ../nbs/05a_contour.ipynb #525a8687
+def _least_along(d, dim, reach, far):
+    "(B,H,W) the least of d + k² over the pixels that lie k <= `reach` away along `dim`"
+    pad = (0, 0, reach, reach) if dim==1 else (reach, reach)
+    padded = F.pad(d, pad, value=far)
+    n, best = d.shape[dim], d.clone()
+    for k in range(1, reach+1):
+        before = padded.narrow(dim, reach-k, n)          # (B,H,W)
+        after = padded.narrow(dim, reach+k, n)           # (B,H,W)
+        nearer = torch.minimum(before, after).add_(k*k)  # (B,H,W)
+        torch.minimum(best, nearer, out=best)
+    return best
+
 # %% ../nbs/05a_contour.ipynb #c5d70595
-def _nearest(sites, reach): # Squared distance to the nearest site where that is within `reach` px, else a number beyond its square
-    dtype,far = (torch.int16,16000) if reach<126 else (torch.int32,2**30)
+def _nearest(sites, reach):
+    "(B,H,W) squared distance to the nearest site, px²; a number beyond reach² where none is that near"
+    # `far` is more than reach², and far + reach² is still a number of its type
+    dtype, far = (torch.int16, 16_000) if reach<=125 else (torch.int32, 2**30)
     d = torch.where(sites, 0, far).to(dtype)
-    for dim,pad in ((1, (0,0,reach,reach)), (2, (reach,reach))):
-        padded, n, best = F.pad(d, pad, value=far), d.shape[dim], d.clone()
-        for k in range(1, reach+1):
-            pair = torch.minimum(padded.narrow(dim, reach+k, n), padded.narrow(dim, reach-k, n))
-            torch.minimum(best, pair.add_(k*k), out=best)
-        d = best
-    return d
+    d = _least_along(d, 1, reach, far)
+    return _least_along(d, 2, reach, far)
 
 # %% ../nbs/05a_contour.ipynb #4ab4d88b
 def contour_distance(
@@ -31,7 +41,11 @@ def contour_distance(
     classes:int=2,     # Number of classes
 )->Tensor: # (B,H,W) float32 distance in px to the (moved) contour; inf where there is none within `reach`
     "Euclidean distance to the nearest class change"
-    valid, d = torch.ones_like(pred, dtype=torch.bool) if valid is None else valid, torch.full(pred.shape, torch.inf, device=pred.device)
-    for c in range(classes): d = torch.where(pred==c, _nearest(valid & (pred!=c), reach).sqrt() - .5, d)
+    if valid is None: valid = torch.ones_like(pred, dtype=torch.bool)
+    d = torch.full(pred.shape, torch.inf, device=pred.device)  # (B,H,W)
+    for c in range(classes):
+        other = valid & (pred!=c)
+        d = torch.where(pred==c, _nearest(other, reach).sqrt()-.5, d)
     d = torch.where(d<=reach, d, torch.inf)
-    return (torch.where(pred>0, -d, d) + mu_b).abs()
+    signed = torch.where(pred>0, -d, d)  # negative in a mine
+    return (signed+mu_b).abs()

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['IGNORE', 'MARKER', 'MineC2FError', 'OptionError', 'BandError', 'RasterError', 'CRSError', 'GridError', 'LabelError',
            'PolygonError', 'DatasetError', 'SplitError', 'SceneError', 'NetworkError', 'WeightsError', 'TrainingError',
-           'BundleError', 'WriteError', 'first_few', 'look_up', 'check_number', 'foreign_files', 'check_output',
-           'atomic', 'remove_leftovers', 'of_library', 'disk_errors', 'file_version', 'read_once', 'read_json',
-           'read_table', 'resolve', 'linked_groups', 'plain_values', 'fingerprint', 'check_same', 'watched']
+           'BundleError', 'WriteError', 'first_few', 'look_up', 'check_number', 'check_output', 'atomic',
+           'remove_leftovers', 'of_library', 'disk_errors', 'read_once', 'read_json', 'read_table', 'resolve',
+           'linked_groups', 'plain_values', 'fingerprint', 'check_same', 'watched']
 
 # %% ../nbs/00_core.ipynb #9bb40ce6
-import errno, hashlib, json, math, os, re, shutil, sys, time
+import csv, errno, hashlib, io, json, math, os, re, shutil, sys, time
 from contextlib import contextmanager
 from functools import lru_cache, wraps
 from itertools import count
@@ -21,14 +21,13 @@ from stat import S_ISDIR, S_ISREG
 from filelock import FileLock, Timeout
 
 # %% ../nbs/00_core.ipynb #c10f391b
-class MineC2FError(Exception):
-    "Base of every error that minec2f raises on purpose; the message says what was found, what was expected and what to do"
+class MineC2FError(Exception): "Raised on purpose: it says what was found, what was expected and what to do"
 
 class OptionError(MineC2FError, ValueError): "An option has a value that is not known or makes no sense"
 class BandError(MineC2FError): "A band that was asked for is not there, or bands are not named"
-class RasterError(MineC2FError): "An image or mask is missing, unreadable or holds no valid pixel, or its numbers are not what they should be"
+class RasterError(MineC2FError): "An image or mask is missing, damaged or has no valid pixel, or its numbers cannot be"
 class CRSError(MineC2FError): "A coordinate reference system is missing, or is angular where metres are needed"
-class GridError(MineC2FError): "Two rasters that must share a grid differ in size, CRS or transform, or a chip is too small"
+class GridError(MineC2FError): "Rasters that must share a grid differ in size, CRS or transform, or a chip is too small"
 class LabelError(MineC2FError): "A label value is outside the classes"
 class PolygonError(MineC2FError): "A polygon layer is missing, empty, invalid or far from the images"
 class DatasetError(MineC2FError): "The dataset folder or its index breaks the contract"
@@ -56,7 +55,7 @@ def look_up(
     table:dict, # What there is
     what:str,   # What it is a table of, for the message
     error:type=OptionError, # Raised for an unknown name
-    hint:str='',# What else one can do
+    hint:str='', # What else one can do
 ): # `table[name]`
     "What is called `name`"
     try:
@@ -74,7 +73,8 @@ def check_number(
 ): # Raises `OptionError` for anything else
     "Refuse an option that is no number, or one that makes no sense"
     is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if is_number and low<=value<=high and value<math.inf and (kind is float or value==int(value)): return
+    in_range = is_number and low<=value<=high and value<math.inf
+    if in_range and (kind is float or value==int(value)): return
     what = 'a number' if kind is float else 'a whole number'
     limits = f'of {low:g} or more' if high==math.inf else f'from {low:g} to {high:g}'
     raise OptionError(f'{name}={value!r} was given; {what} {limits} was expected.')
@@ -82,61 +82,83 @@ def check_number(
 # %% ../nbs/00_core.ipynb #47600e93
 IGNORE = 255 # in masks and labels: not known
 
-# %% ../nbs/00_core.ipynb #51f4853e
+# %% ../nbs/00_core.ipynb #c94c46c0
 MARKER = '.minec2f' # the page in our folders; the names of all temporary folders start with it
 
-def _listing(folder): # Relative path -> bytes of all files but the marker
-    files = [o for o in sorted(Path(folder).rglob('*')) if o.is_symlink() or not o.is_dir()]
-    return {o.relative_to(folder).as_posix(): o.lstat().st_size for o in files if o!=Path(folder)/MARKER}
+def _listing(folder): # Relative path -> bytes, of all files but the marker
+    files = [o for o in sorted(folder.rglob('*')) if o.is_symlink() or not o.is_dir()]
+    return {o.relative_to(folder).as_posix(): o.lstat().st_size for o in files if o!=folder/MARKER}
 
-def _mark(folder, kind): (folder/MARKER).write_text(json.dumps(dict(kind=kind, files=_listing(folder)), indent=1))
+def _mark(folder, kind):
+    page = dict(kind=kind, files=_listing(folder))
+    (folder/MARKER).write_text(json.dumps(page, indent=1))
 
-def _which(folder): # Changes when another folder takes its place
+# %% ../nbs/00_core.ipynb #51f4853e
+def _identity(folder): # Changes when another folder takes its place; None where there is none
     try: o = os.stat(folder)
     except FileNotFoundError: return None
     return o.st_dev, o.st_ino, o.st_ctime_ns
 
-def _foreign(folder, kind):
+def _foreign_now(folder, kind):
     try: page = json.loads((folder/MARKER).read_text())
     except (OSError, ValueError): page = {}
-    if not (isinstance(page, dict) and page.get('kind')==kind and isinstance(page.get('files'), dict)):
-        return sorted(os.listdir(folder))  # nothing is ours; it may be a whole disk, which is not walked through
-    return [k for k,size in _listing(folder).items() if page['files'].get(k)!=size]
+    is_ours = isinstance(page, dict) and page.get('kind')==kind and isinstance(page.get('files'), dict)
+    if not is_ours: return sorted(os.listdir(folder))  # it may be a whole disk, which is not walked through
+    return [name for name,size in _listing(folder).items() if page['files'].get(name)!=size]
 
-def foreign_files(
-    folder:str|Path, # An existing folder
-    kind:str,        # What `atomic` wrote there, if it did
-)->list: # Names of files that are not as `atomic` left them; empty where the folder may be replaced
-    "What somebody else has in a folder"
+def _foreign_files(folder, kind):
+    "Names of files that are not as `atomic` left them; empty where the folder may be replaced"
     while True:
-        before = _which(folder)
+        before = _identity(folder)
         if before is None: return []  # gone for the moment, or for good
-        try: found = _foreign(Path(folder), kind)
+        try: found = _foreign_now(folder, kind)
         except FileNotFoundError: continue
-        if _which(folder)==before: return found  # else a neighbour has just put another folder there
+        if _identity(folder)==before: return found  # else another process has just put another folder there
 
 # %% ../nbs/00_core.ipynb #6e2dbd5b
 _HINTS = {
-    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): 'The disk is full or a limit is reached: free space, or choose another place.',
-    (errno.EACCES, errno.EPERM, errno.EROFS): 'Writing is not allowed there: choose another place, or ask for the permission.',
-    (errno.ENAMETOOLONG,): 'The name is too long: choose a shorter one.',
-    (errno.ENOTDIR, errno.EEXIST): 'A part of the path is a file where a folder was expected: choose another place.'}
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        'The disk is full or a limit is reached: free space, or choose another place.',
+    (errno.EACCES, errno.EPERM, errno.EROFS):
+        'Writing is not allowed there: choose another place, or ask for the permission.',
+    (errno.ENAMETOOLONG,):
+        'The name is too long: choose a shorter one.',
+    (errno.ENOTDIR, errno.EEXIST):
+        'A part of the path is a file where a folder was expected: choose another place.'}
 
-def _cause(e, place):
-    "Number of the system's error behind `e`; where a library does not say, what happens to a file of our own in `place`"
-    if e.errno is not None: return e.errno
-    try: (place/'probe').write_bytes(bytes(2**20))
+def _cause(e, scratch):
+    "Number of the system's error behind `e`; where nobody says, what happens to a file of 1 MB in the folder `scratch`"
+    if e.errno is not None or scratch is None: return e.errno
+    try: (scratch/'probe').write_bytes(bytes(2**20))
     except OSError as probe: return probe.errno
     return None
 
-def _write_error(dst, e, place):
-    cause = _cause(e, place)
-    hint = next((v for k,v in _HINTS.items() if cause in k), 'Look at what the message says.')
+def _write_error(dst, e, scratch=None):
+    cause = _cause(e, scratch)
+    hint = next((advice for causes,advice in _HINTS.items() if cause in causes), 'Look at what the message says.')
     return WriteError(f'{dst} could not be written ({e}). {hint} Nothing was left there.')
 
+# %% ../nbs/00_core.ipynb #ff2c1616
 def _same_file(a, b):
     if os.path.realpath(a)==os.path.realpath(b): return True
     return os.path.exists(a) and os.path.exists(b) and os.path.samefile(a, b)
+
+def _objection(dst, kind, inputs):
+    "What speaks against writing there; None where nothing does"
+    for o in inputs:
+        if _same_file(dst, o): return f'{dst} is {o} itself, which is read; choose another name for the output.'
+    try: mode = os.stat(dst).st_mode
+    except FileNotFoundError: return None
+    if kind is None and S_ISDIR(mode):
+        return f'{dst} is a folder; the name of a file was expected, which may lie in it. Nothing was changed.'
+    if kind is None:
+        return None if S_ISREG(mode) else f'{dst} is no regular file; choose another name for the output.'
+    if not S_ISDIR(mode): return f'{dst} is a file; the name of a folder was expected. Nothing was changed.'
+    foreign = _foreign_files(dst, kind)
+    if not foreign: return None
+    return (f'{dst} is a folder with {len(foreign)} file(s) that are not of a {kind} written by minec2f, or were '
+            f'changed since: {first_few(foreign)}. '
+            'Nothing was changed; choose another name, or remove the folder yourself.')
 
 def check_output(
     dst:str|Path,   # File or folder that will be written
@@ -144,23 +166,27 @@ def check_output(
     inputs=(),      # Paths of what is read, which the output must not be, by whatever name or link
 ): # Raises `WriteError`
     "Refuse an output that would cost somebody something, before any work is done"
-    dst = Path(dst)
-    try:
-        for o in inputs:
-            if _same_file(dst, o): raise WriteError(f'{dst} is {o} itself, which is read; choose another name for the output.')
-        try: mode = os.stat(dst).st_mode
-        except FileNotFoundError: return
-        if kind is None and S_ISDIR(mode):
-            raise WriteError(f'{dst} is a folder; the name of a file was expected, which may lie in it. Nothing was changed.')
-        if kind is None and not S_ISREG(mode): raise WriteError(f'{dst} is no regular file; choose another name for the output.')
-        if kind and not S_ISDIR(mode):
-            raise WriteError(f'{dst} is a file; the name of a folder was expected. Nothing was changed.')
-        if kind and (foreign := foreign_files(dst, kind)):
-            raise WriteError(f'{dst} is a folder with {len(foreign)} file(s) that are not of a {kind} written by minec2f, or were changed '
-                             f'since: {first_few(foreign)}. Nothing was changed; choose another name, or remove the folder yourself.')
-    except OSError as e: raise _write_error(dst, e, dst.parent) from e
+    try: objection = _objection(Path(dst), kind, inputs)
+    except OSError as e: raise _write_error(dst, e) from e
+    if objection: raise WriteError(objection)
 
-# %% ../nbs/00_core.ipynb #784a92cc
+# %% ../nbs/00_core.ipynb #ae195c8e
+def _locked(folder, wait_s):
+    "The lock of a folder, which is made where needed; None where another process holds it all the while"
+    while True:
+        try: folder.mkdir(exist_ok=True)
+        except FileExistsError:
+            if os.path.lexists(folder) and not folder.is_dir(): raise  # something else is in the way
+            continue
+        try: return FileLock(folder/'lock', timeout=wait_s).acquire().lock
+        except (FileNotFoundError, FileExistsError): pass  # its owner has just finished and removed it
+        except Timeout: return None
+
+# %% ../nbs/00_core.ipynb #a25d0600
+_WAIT_S = 10 # for another process that writes the same folder
+
+def _work_name(dst): return f'{MARKER}-{hashlib.sha256(dst.name.encode()).hexdigest()[:12]}'
+
 def _put_back(work, dst):
     "Bring back the folder that was set aside where nothing has taken its place"
     if (work/'old').exists() and not os.path.lexists(dst): os.replace(work/'old', dst)
@@ -170,25 +196,13 @@ def _sweep(work): # All but the lock
         if o.is_dir() and not o.is_symlink(): shutil.rmtree(o, ignore_errors=True)
         elif o.name!='lock': o.unlink(missing_ok=True)
 
-def _locked(work, wait_s):
-    "The lock of a folder, which is made where needed; None where a neighbour holds it all the while"
-    while True:
-        try: work.mkdir(exist_ok=True)
-        except FileExistsError:
-            if os.path.lexists(work) and not work.is_dir(): raise  # something else is in the way
-            continue
-        try: return FileLock(work/'lock', timeout=wait_s).acquire().lock
-        except (FileNotFoundError, FileExistsError): pass  # a neighbour has just finished and taken the folder away
-        except Timeout: return None
-
 @contextmanager
 def _workplace(dst, alone):
     "An empty folder beside `dst` that is this writer's; `alone`: nobody else may write `dst` meanwhile"
-    name = f'{MARKER}-{hashlib.sha256(dst.name.encode()).hexdigest()[:12]}'
     dst.parent.mkdir(parents=True, exist_ok=True)
     for k in count():
-        work = dst.with_name(f'{name}-{k}')
-        lock = _locked(work, 10 if alone else 0)
+        work = dst.with_name(f'{_work_name(dst)}-{k}')
+        lock = _locked(work, _WAIT_S if alone else 0)
         if lock: break
         if alone: raise WriteError(f'{dst} is being written by another process; wait for it, or choose another name.')
     try:
@@ -200,15 +214,18 @@ def _workplace(dst, alone):
         _sweep(work)
         (work/'lock').unlink(missing_ok=True)
         try: work.rmdir()
-        except OSError: pass  # a neighbour has come
+        except OSError: pass  # another process has begun to use it
         lock.release()
 
+# %% ../nbs/00_core.ipynb #784a92cc
 def _normal_permissions(path, work):
     "Some libraries write files that only their owner may read; here everything may be read as any new file"
     (work/'probe').touch()
     usual = (work/'probe').stat().st_mode & 0o666
-    for o in [path] if path.is_file() else [o for o in path.rglob('*') if o.is_file()]:
-        if o.stat().st_mode & usual != usual: o.chmod(o.stat().st_mode | usual)
+    files = [path] if path.is_file() else [o for o in path.rglob('*') if o.is_file()]
+    for o in files:
+        mode = o.stat().st_mode
+        if mode & usual != usual: o.chmod(mode | usual)
 
 @contextmanager
 def atomic(
@@ -219,40 +236,46 @@ def atomic(
 ): # Context that yields the temporary `Path` to write to; raises `WriteError`, also for any `OSError` inside
     "Write in a temporary folder beside `dst`; what was written takes the place of `dst` only if nothing failed"
     check_output(dst, kind, inputs)
-    said, dst = dst, Path(os.path.realpath(dst))
-    place = dst.parent
+    place = Path(os.path.realpath(dst)) # where a link leads
     try:
-        with _workplace(dst, alone=kind is not None) as work:
-            place, new = work, work/'new'/dst.name
+        with _workplace(place, alone=kind is not None) as work:
+            new = work/'new'/place.name
             new.parent.mkdir()
             try: yield new
-            except OSError as e: raise _write_error(said, e, work) from e  # while the disk is as full as it was
+            except OSError as e: raise _write_error(dst, e, work) from e  # while the disk is as full as it was
             _normal_permissions(new, work)
             if kind: _mark(new, kind)
-            check_output(dst, kind)  # once more: hours may have passed
-            if kind and dst.exists(): os.replace(dst, work/'old')
-            for o in (new.with_suffix(o) for o in parts):
-                if o.exists(): os.replace(o, dst.with_suffix(o.suffix))
-            os.replace(new, dst)
-    except OSError as e: raise _write_error(said, e, place) from e
+            check_output(place, kind)  # once more: hours may have passed
+            if kind and place.exists(): os.replace(place, work/'old')
+            for suffix in parts:
+                part = new.with_suffix(suffix)
+                if part.exists(): os.replace(part, place.with_suffix(suffix))
+            os.replace(new, place)
+    except OSError as e: raise _write_error(dst, e) from e
 
 # %% ../nbs/00_core.ipynb #7e05c2df
+def _remove_leftover(work):
+    try:
+        with FileLock(work/'lock', timeout=0):
+            if not (work/'old').exists(): shutil.rmtree(work, ignore_errors=True)  # else the next writer puts it back
+    except (Timeout, FileNotFoundError): pass
+
 def remove_leftovers(
     *folders, # Where `atomic` wrote files
 ):
     "Remove what `atomic` left behind where a process was killed; what a living process is writing stays"
-    for work in (o for folder in folders for o in Path(folder).glob(f'{MARKER}-????????????-*') if o.is_dir()):
-        try:
-            with FileLock(work/'lock', timeout=0):
-                if not (work/'old').exists(): shutil.rmtree(work, ignore_errors=True)  # else the next writer puts it back
-        except (Timeout, FileNotFoundError): pass
+    for folder in folders:
+        for o in Path(folder).glob(f'{MARKER}-????????????-*'):
+            if o.is_dir(): _remove_leftover(o)
 
 # %% ../nbs/00_core.ipynb #f34f27eb
+_COMPILED = 'rasterio', 'pyogrio', 'safetensors', 'pyarrow', 'pyproj', 'shapely'
+
 def of_library(
     e:Exception, # Any
 )->bool: # Is it raised by a library that reads and writes files in compiled code?
     "Tell a library's own error from one of Python's"
-    return type(e).__module__.split('.')[0] in ('rasterio', 'pyogrio', 'safetensors', 'pyarrow', 'pyproj', 'shapely')
+    return type(e).__module__.split('.')[0] in _COMPILED
 
 @contextmanager
 def disk_errors():
@@ -263,10 +286,7 @@ def disk_errors():
         raise OSError(str(e)) from e
 
 # %% ../nbs/00_core.ipynb #08eb7ef1
-def file_version(
-    path:str|Path, # File or folder; it need not exist
-)->tuple: # Changes when the file does
-    "What tells one state of a file from another"
+def _file_version(path): # Changes when the file does; it need not exist
     if not os.path.exists(path): return (str(path), None)
     o = os.stat(path)
     return os.path.realpath(path), o.st_dev, o.st_ino, o.st_size, o.st_mtime_ns, o.st_ctime_ns
@@ -278,11 +298,11 @@ def read_once(
     def keep(f):
         kept = lru_cache(maxsize)(lambda path,version: f(path))
         @wraps(f)
-        def read(path): return kept(str(path), file_version(path))
+        def read(path): return kept(str(path), _file_version(path))
         return read
     return keep
 
-# %% ../nbs/00_core.ipynb #cc8f1ebb
+# %% ../nbs/00_core.ipynb #3c6fb2bf
 def read_json(
     path:str|Path,           # File
     error:type=DatasetError, # Raised where it cannot be read
@@ -296,42 +316,49 @@ def read_json(
         page = json.loads(Path(path).read_text(encoding='utf-8-sig'))
     except OSError as e: raise error(f'{path} cannot be read ({e.strerror or e}).') from e
     except (ValueError, RecursionError, MemoryError) as e:
-        raise error(f'{path} is not valid JSON ({str(e)[:100] or type(e).__name__}); it may have been cut off: write it again.') from e
-    if not isinstance(page, kind): raise error(f'{path} holds a {type(page).__name__}; a {kind.__name__} was expected.')
+        said = str(e)[:100] or type(e).__name__
+        raise error(f'{path} is not valid JSON ({said}); it may have been cut off: write it again.') from e
+    if not isinstance(page, kind):
+        raise error(f'{path} holds a {type(page).__name__}; a {kind.__name__} was expected.')
     return page
 
+# %% ../nbs/00_core.ipynb #cc8f1ebb
 def _decoded(raw):
     "Text in the encodings that spreadsheets use"
     if raw[:2] in (b'\xff\xfe', b'\xfe\xff'): return raw.decode('utf-16')
     try: return raw.decode('utf-8-sig')
     except UnicodeDecodeError: return raw.decode('cp1252', errors='replace')
 
+def _separator(text):
+    "What separates the cells of the first line"
+    head = text.lstrip('\r\n').split('\n', 1)[0]
+    return max(',;\t', key=head.count)
+
 def read_table(
     path:str|Path, # CSV: comma, semicolon or tab; UTF-8, UTF-16 or Windows' western encoding
     **kwargs,      # Of `pandas.read_csv`
 ): # DataFrame, in which only an empty cell is missing; raises `DatasetError`
     "A table as a spreadsheet writes it"
-    import csv, io
     import pandas as pd
     if not Path(path).is_file(): raise DatasetError(f'{path} does not exist; a table (CSV) was expected there.')
     try:
         text = _decoded(Path(path).read_bytes())
         if '\0' in text: raise ValueError('it holds zero bytes')
         text = re.sub(r'\Asep=.[\r\n]+', '', text)  # Excel's own line, which says what separates the cells
-        head = text.lstrip('\r\n').split('\n', 1)[0]
-        sep = max(',;\t', key=head.count)
-        return pd.read_csv(io.StringIO(text), sep=sep, keep_default_na=False, na_values=[''], skipinitialspace=True, **kwargs)
+        return pd.read_csv(io.StringIO(text), sep=_separator(text), keep_default_na=False, na_values=[''],
+                           skipinitialspace=True, **kwargs)
     except (ValueError, OSError, csv.Error, OverflowError, MemoryError) as e:  # pandas' own errors are ValueErrors
         raise DatasetError(f'{path} cannot be read as a table ({str(e)[:150]}); save it as CSV (UTF-8).') from e
 
 # %% ../nbs/00_core.ipynb #735e5927
 def resolve(
-    path:str|Path, # Absolute, or relative to the working folder, or to the checkout when run inside its notebook folders
+    path:str|Path, # Absolute, or relative to the working folder; inside a checkout's notebook folders, to the checkout
 )->Path: # Absolute path
-    "Absolute path of `path`, the same whether a notebook is run by papermill from the checkout or inside `nbs/`"
+    "Absolute path, the same whether a notebook is run by papermill from the checkout or inside `nbs/`"
     here = Path.cwd()
     in_checkout = here.name in ('nbs', 'paper_figures') and (here.parent/'settings.ini').exists()
-    return ((here.parent if in_checkout else here)/Path(path).expanduser()).resolve()
+    start = here.parent if in_checkout else here
+    return (start/Path(path).expanduser()).resolve()
 
 # %% ../nbs/00_core.ipynb #c394f84a
 def linked_groups(
@@ -353,8 +380,8 @@ def plain_values(
     "Refuse what cannot be kept in a file"
     try: return json.loads(json.dumps(x))
     except (TypeError, ValueError) as e:
-        raise OptionError(f'a configuration holds something that cannot be kept in a file ({e}); give numbers, text, lists '
-                          'and dicts only.') from e
+        raise OptionError(f'a configuration holds something that cannot be kept in a file ({e}); give numbers, text, '
+                          'lists and dicts only.') from e
 
 def fingerprint(
     x, # Plain values
@@ -363,8 +390,12 @@ def fingerprint(
     return hashlib.sha256(json.dumps(x, sort_keys=True).encode()).hexdigest()[:16]
 
 # %% ../nbs/00_core.ipynb #b2676b8c
-def _flat(d, at=''):
-    return {k: v for key,o in d.items() for k,v in (_flat(o, f'{at}{key}.') if isinstance(o, dict) else {at+key: o}).items()}
+def _flat(d, at=''): # {'lr': {'head': .1}} -> {'lr.head': .1}
+    flat = {}
+    for key,o in d.items():
+        if isinstance(o, dict): flat |= _flat(o, f'{at}{key}.')
+        else: flat[f'{at}{key}'] = o
+    return flat
 
 def check_same(
     path,          # What was found, for the message
@@ -372,10 +403,12 @@ def check_same(
     expected:dict, # The one that was asked for
 ):
     "Raise `DatasetError` where two configurations differ, and say in what"
-    a, b = _flat(found), _flat(expected)
-    def say(d, k): return repr(d[k]) if k in d else 'nothing'
-    odd = [f'{k} {say(a, k)} (asked for: {say(b, k)})' for k in {**a, **b} if say(a, k)!=say(b, k)]
-    if odd: raise DatasetError(f'{path} was made with another configuration: {first_few(odd)}. Choose another out, or remove it.')
+    there, asked = _flat(found), _flat(expected)
+    def said(flat, key): return repr(flat[key]) if key in flat else 'nothing'
+    different = [k for k in there|asked if said(there, k)!=said(asked, k)]
+    if not different: return
+    told = first_few(f'{k} {said(there, k)} (asked for: {said(asked, k)})' for k in different)
+    raise DatasetError(f'{path} was made with another configuration: {told}. Choose another out, or remove it.')
 
 # %% ../nbs/00_core.ipynb #9c30c16d
 def watched(
@@ -391,4 +424,6 @@ def watched(
     for k,o in enumerate(items, 1):
         yield o
         took = time.monotonic()-start
-        if 10*k//n > 10*(k-1)//n and k<n and took>=quiet_s: print(f'{k} of {n}, {format_time(took/k*(n-k))} to go', flush=True)
+        is_tenth = 10*k//n > 10*(k-1)//n  # has another tenth been done?
+        if is_tenth and k<n and took>=quiet_s:
+            print(f'{k} of {n}, {format_time(took/k*(n-k))} to go', flush=True)

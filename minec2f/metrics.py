@@ -16,80 +16,96 @@ from .core import *
 def _labels(x):
     x = x.detach().cpu().numpy() if hasattr(x, 'detach') else np.asarray(x)
     if x.dtype.kind in 'biu': return x
-    raise LabelError(f'labels of type {x.dtype} were given; whole class numbers were expected. Take the argmax or a threshold first.')
+    raise LabelError(f'labels of type {x.dtype} were given; whole class numbers were expected. '
+                     'Take the argmax or a threshold first.')
 
 def known_labels(
-    pred,           # (…) class indices, array or tensor
-    target,         # (…) class indices, the same shape
-    ignore:int=255, # Label of pixels to leave out
-)->tuple: # (pred, target, known): arrays, and a bool array that is False where either is `ignore`; raises `LabelError`, `GridError`
-    "Labels to compare, and where they can be compared"
-    p,t = _labels(pred), _labels(target)
+    pred,              # (…) class indices, array or tensor
+    target,            # (…) class indices, the same shape
+    ignore:int=IGNORE, # Label of pixels to leave out
+)->tuple: # (pred, target, known), known bool: False where either is `ignore`; raises `LabelError`, `GridError`
+    "Labels to compare as arrays, and where they can be compared"
+    p, t = _labels(pred), _labels(target)
     if p.shape==t.shape: return p, t, (p!=ignore)&(t!=ignore)
-    raise GridError(f'prediction and truth have shapes {p.shape} and {t.shape}; one shape was expected. Predict on the grid of the mask.')
+    raise GridError(f'prediction and truth have shapes {p.shape} and {t.shape}; one shape was expected. '
+                    'Predict on the grid of the mask.')
 
 # %% ../nbs/07_metrics.ipynb #c7978cb6
 class Confusion:
     "Pixels of every true class (rows) predicted as every class (columns), added up over images"
     def __init__(self,
         classes:int|list=2, # How many classes, or their names; class 0 is background
-        ignore:int=255,     # Label of pixels that are not counted
+        ignore:int=IGNORE,  # Label of pixels that are not counted
     ):
         self.names = [str(o) for o in (range(classes) if isinstance(classes, int) else classes)]
-        self.ignore, self.n = ignore, np.zeros((len(self.names),)*2, np.int64)
+        self.ignore = ignore
+        self.n = np.zeros((len(self.names), len(self.names)), np.int64)
 
     def add(self,
         pred,   # (…) predicted class indices, array or tensor
         target, # (…) true class indices, the same shape
     ): # Itself; raises `LabelError` for a label that is neither a class nor `ignore`
         "Count one image or batch"
-        p,t,known = known_labels(pred, target, self.ignore)
-        k, both = len(self.n), np.stack([p[known], t[known]]).astype(np.int64)
-        bad = np.unique(both[(both<0)|(both>=k)])
-        if len(bad): raise LabelError(f'labels {first_few(bad)} were found; 0 to {k-1} and {self.ignore} (ignore) were expected. '
-                                      'Check the mask, or `classes`.')
-        self.n += np.bincount(k*both[1]+both[0], minlength=k*k).reshape(k, k)
+        p, t, known = known_labels(pred, target, self.ignore)
+        both = np.stack([p[known], t[known]]).astype(np.int64) # (2,n)
+        k = len(self.n)
+        odd = np.unique(both[(both<0)|(both>=k)])
+        if len(odd):
+            raise LabelError(f'labels {first_few(odd)} were found; 0 to {k-1} and {self.ignore} (ignore) were '
+                             'expected. Check the mask, or `classes`.')
+        p, t = both
+        self.n += np.bincount(k*t+p, minlength=k*k).reshape(k, k)
         return self
 
 # %% ../nbs/07_metrics.ipynb #d5f42bd0
 @patch
 def __add__(self:Confusion, other:Confusion)->Confusion:
     "Counts of both; raises `LabelError` where the classes differ"
-    if self.names!=other.names: raise LabelError(f'counts of {self.names} and {other.names} cannot be added; one set of classes is needed.')
+    if self.names!=other.names:
+        raise LabelError(f'counts of {self.names} and {other.names} cannot be added; one set of classes is needed.')
     res = Confusion(self.names, self.ignore)
     res.n = self.n+other.n
     return res
 
 # %% ../nbs/07_metrics.ipynb #fd4715fa
 def _ratio(a, b): return np.divide(a, b, out=np.full(np.shape(b), np.nan), where=np.asarray(b)>0)
-def _mean(x): return float(np.mean(x)) if len(x) else np.nan
+
+@patch
+def _pixels(self:Confusion): # of each class, (K,): that are right, that are there, that were predicted
+    return self.n.diagonal(), self.n.sum(1), self.n.sum(0)
 
 @patch(as_prop=True)
 def iou(self:Confusion)->np.ndarray: # (K,) in 0-1, NaN for a class that occurs nowhere
     "Intersection over union per class"
-    return _ratio(self.n.diagonal(), self.n.sum(1)+self.n.sum(0)-self.n.diagonal())
-@patch(as_prop=True)
-def miou(self:Confusion)->float: # 0-1
-    "Mean IoU of the classes that occur"
-    return _mean(self.iou[~np.isnan(self.iou)])
+    right, there, predicted = self._pixels()
+    return _ratio(right, there+predicted-right)
 @patch(as_prop=True)
 def precision(self:Confusion)->np.ndarray: # (K,) in 0-1, NaN for a class that was never predicted
     "Share of a class's predicted pixels that are right"
-    return _ratio(self.n.diagonal(), self.n.sum(0))
+    right, _, predicted = self._pixels()
+    return _ratio(right, predicted)
 @patch(as_prop=True)
 def recall(self:Confusion)->np.ndarray: # (K,) in 0-1, NaN for a class that is nowhere in the truth
     "Share of a class's true pixels that were found"
-    return _ratio(self.n.diagonal(), self.n.sum(1))
-
-# %% ../nbs/07_metrics.ipynb #7bd73156
+    right, there, _ = self._pixels()
+    return _ratio(right, there)
 @patch(as_prop=True)
 def f1(self:Confusion)->np.ndarray: # (K,) in 0-1, NaN for a class that occurs nowhere
     "F1 score (Dice) per class"
-    return _ratio(2*self.n.diagonal(), self.n.sum(1)+self.n.sum(0))
+    right, there, predicted = self._pixels()
+    return _ratio(2*right, there+predicted)
+
+# %% ../nbs/07_metrics.ipynb #7bd73156
 @patch(as_prop=True)
-def accuracy(self:Confusion)->float: # 0-1
+def miou(self:Confusion)->float: # 0-1, NaN where nothing was counted
+    "Mean IoU of the classes that occur"
+    known = self.iou[~np.isnan(self.iou)]
+    return float(known.mean()) if len(known) else np.nan
+@patch(as_prop=True)
+def accuracy(self:Confusion)->float: # 0-1, NaN where nothing was counted
     "Share of pixels that are right"
     return float(_ratio(self.n.trace(), self.n.sum()))
+
 @patch
 def summary(self:Confusion,
     names:list=None, # K class names; those given at the start where None
@@ -97,7 +113,7 @@ def summary(self:Confusion,
     "All ratios in one flat row of a table"
     res = dict(miou=self.miou, accuracy=self.accuracy, pixels=int(self.n.sum()))
     for what in ('iou','f1','precision','recall'):
-        res |= {f'{what}_{name}': float(v) for name,v in zip(names or self.names, getattr(self, what))}
+        for name,value in zip(names or self.names, getattr(self, what)): res[f'{what}_{name}'] = float(value)
     return res
 
 # %% ../nbs/07_metrics.ipynb #360ec15f
@@ -109,19 +125,26 @@ def continual(
     fine_only:float, # mIoU on the fine domain of a student without coarse data
     coarse_only:float=None, # mIoU on the coarse domain of a network for it alone, for `delta_m`; `r_cc` where None
     chance:float=0., # mIoU of an untrained network on the fine domain, for `fwt`
-)->dict: # forgetting, bwt, fwt, transfer_gain (negative: negative transfer), aia (0-1), delta_m (%); NaN where something is missing
+)->dict: # forgetting, bwt, fwt, transfer_gain (negative: negative transfer), aia (0-1), delta_m (%); NaN where unknown
     "Figures of continual learning for two domains"
-    base_c = r_cc if coarse_only is None else coarse_only
-    delta = np.mean([_ratio(r_fc-base_c, np.float64(base_c)), _ratio(r_ff-fine_only, np.float64(fine_only))])
-    return dict(forgetting=r_cc-r_fc, bwt=r_fc-r_cc, fwt=r_cf-chance, transfer_gain=r_ff-fine_only, aia=(r_cc+(r_fc+r_ff)/2)/2,
-                delta_m=float(100*delta))
+    alone_c = r_cc if coarse_only is None else coarse_only
+    gain_c = _ratio(r_fc-alone_c, np.float64(alone_c))
+    gain_f = _ratio(r_ff-fine_only, np.float64(fine_only))
+    return dict(forgetting=r_cc-r_fc,
+                bwt=r_fc-r_cc,
+                fwt=r_cf-chance,
+                transfer_gain=r_ff-fine_only,
+                aia=(r_cc+(r_fc+r_ff)/2)/2,
+                delta_m=float(100*np.mean([gain_c, gain_f])))
 
 # %% ../nbs/07_metrics.ipynb #38ab916d
 class MeanIoU(Metric):
     "Mean IoU over the whole validation set"
     def __init__(self,
-        ignore:int=255, # Label of pixels that are not counted
-    ): self.ignore, self.confusion = ignore, None
+        ignore:int=IGNORE, # Label of pixels that are not counted
+    ):
+        self.ignore = ignore
+        self.confusion = None
     def reset(self): self.confusion = None
     def accumulate(self, learn):
         if self.confusion is None: self.confusion = Confusion(learn.pred.shape[1], self.ignore)
@@ -137,7 +160,7 @@ class ClassIoU(MeanIoU):
     def __init__(self,
         label:int=1,         # Class index
         name:str='mine_iou', # Column in the training table
-        ignore:int=255,      # Label of pixels that are not counted
+        ignore:int=IGNORE,   # Label of pixels that are not counted
     ):
         super().__init__(ignore)
         self.label, self._name = label, name

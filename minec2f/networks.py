@@ -11,8 +11,7 @@ from segmentation_models_pytorch.base import SegmentationHead, initialization as
 from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3PlusDecoder
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 
-from .core import *
-from .models import *
+from .models import MineNet, Tap, mine_encoder, register_arch
 
 # %% ../nbs/09a_networks.ipynb #07d02281
 class EncoderDecoder(MineNet):
@@ -24,10 +23,11 @@ class EncoderDecoder(MineNet):
     ):
         super().__init__()
         self.encoder, self.decoder, self.head = encoder, decoder, head
-        init.initialize_decoder(decoder); init.initialize_head(head)
+        init.initialize_decoder(decoder)
+        init.initialize_head(head)
 
     def segment(self, x, valid): return self.head(self.decoder(self.encoder(x)))
-    def tap_points(self): return super().tap_points() | {'seg': (self.decoder, lambda o: o)}
+    def tap_points(self): return super().tap_points() | dict(seg=Tap(self.decoder))
 
 # %% ../nbs/09a_networks.ipynb #38d599c6
 def unet(

@@ -22,7 +22,7 @@ from .core import *
 
 # %% ../nbs/08a_training.ipynb #bb19b998
 class TrainingCallback(Callback):
-    "A callback that only a training reaches: not `validate`, `get_preds` and `show_results`, which fire the same events"
+    "Reached by a training only, not by `validate`, `get_preds` and `show_results`, which fire the same events"
     run_valid,entered = False,0
     def __call__(self, event_name):
         if event_name=='before_fit': self.entered += 1  # of a training, or of a validation
@@ -55,7 +55,9 @@ def set_random_states(
     loaders=(),  # As there
 ):
     "All generators as they were"
-    random.setstate(states['python']); np.random.set_state(states['numpy']); torch.set_rng_state(states['torch'])
+    random.setstate(states['python'])
+    np.random.set_state(states['numpy'])
+    torch.set_rng_state(states['torch'])
     same_devices = torch.cuda.is_available() and len(states['cuda'])==torch.cuda.device_count()
     if same_devices: torch.cuda.set_rng_state_all(states['cuda'])
     for o,s in zip(loaders, states['loaders']): o.rng.setstate(s)
@@ -67,8 +69,13 @@ class Stream:
         dl,          # fastai DataLoader; raises `DatasetError` where it has no batch
         device=None, # Where batches go; where they are if None
     ):
-        if not len(dl): raise DatasetError('a loader without a single batch cannot be drawn from; give it more chips, or a smaller bs.')
-        self.dl,self.device,self.batches,self.begun,self.n = dl,device,iter(()),None,0
+        if not len(dl):
+            raise DatasetError('a loader without a single batch cannot be drawn from; give it more chips, or a smaller '
+                               'bs.')
+        self.dl,self.device = dl,device
+        self.batches = iter(()) # what is left of this pass
+        self.begun = None       # generators at its beginning
+        self.n = 0              # batches of it that were drawn
 
     @property
     def loaders(self): return [self.dl] if hasattr(self.dl, 'rng') else []
@@ -76,7 +83,8 @@ class Stream:
     def __next__(self):
         batch = next(self.batches, None)
         if batch is None:
-            self.begun, self.n, self.batches = random_states(self.loaders), 0, iter(self.dl)
+            self.begun,self.n = random_states(self.loaders),0
+            self.batches = iter(self.dl)
             batch = next(self.batches)
         self.n += 1
         if self.device is not None: batch = to_device(batch, self.device)
@@ -89,7 +97,8 @@ class Stream:
 
     def kept(self)->dict: return dict(begun=self.begun, n=self.n)
     def restore(self, kept): # the generators are elsewhere afterwards: to be set by the caller
-        self.begun, self.n, self.batches = kept['begun'], kept['n'], iter(())
+        self.begun,self.n = kept['begun'],kept['n']
+        self.batches = iter(())
         if self.begun is None: return
         set_random_states(self.begun, self.loaders)
         self.batches = iter(self.dl)
@@ -100,24 +109,29 @@ def unwrapped(
     model:nn.Module, # Any
 )->nn.Module: # The network inside what `torch.compile` and data parallelism wrap around one
     "The network itself"
-    while (inner := getattr(model, '_orig_mod', model.module if hasattr(model, 'device_ids') else None)) is not None: model = inner
-    return model
+    while True:
+        if hasattr(model, '_orig_mod'): model = model._orig_mod       # of torch.compile
+        elif hasattr(model, 'device_ids'): model = model.module       # of data parallelism
+        else: return model
 
+# %% ../nbs/08a_training.ipynb #4e4acfe5
 def _optimiser(learn): # its state as plain lists
-    return None if learn.opt is None else dict(state=list(learn.opt.state_dict()['state']), hypers=list(learn.opt.hypers))
+    if learn.opt is None: return None
+    return dict(state=list(learn.opt.state_dict()['state']), hypers=list(learn.opt.hypers))
+
+def _on(device, state): return {k: v.to(device) if isinstance(v, torch.Tensor) else v for k,v in state.items()}
 
 def _set_optimiser(learn, kept):
     if kept is None:
         learn.opt = None
         return
     if learn.opt is None: learn.create_opt()
-    state = [{k: v.to(p.device) if isinstance(v, torch.Tensor) else v for k,v in s.items()}
-             for s,(p,*_) in zip(kept['state'], learn.opt.all_params())]
+    state = [_on(p.device, s) for s,(p,*_) in zip(kept['state'], learn.opt.all_params())]
     learn.opt.load_state_dict(dict(state=state, hypers=L(kept['hypers'])))
 
 def _named(cbs): # name, also where there are two of a class -> callback
     names = [o.name for o in cbs]
-    return {f'{n} {names[:i].count(n)}': o for i,(n,o) in enumerate(zip(names, cbs))}
+    return {f'{name} {names[:i].count(name)}': o for i,(name,o) in enumerate(zip(names, cbs))}
 def _ours(learn): return _named([o for o in learn.cbs if isinstance(o, TrainingCallback)])
 def _others(learn): return _named([o for o in learn.cbs if not isinstance(o, (TrainingCallback, Recorder))])
 def _numbers(cb): return {k: v for k,v in vars(cb).items() if isinstance(v, (bool, int, float, type(None)))}
@@ -126,21 +140,24 @@ def _numbers(cb): return {k: v for k,v in vars(cb).items() if isinstance(v, (boo
 def _recorded(learn):
     r = learn.recorder
     losses = torch.stack(r.losses) if r.losses else torch.zeros(0)
-    return dict(lrs=[float(o) for o in r.lrs], iters=list(r.iters), losses=losses, values=[list(o) for o in r.values],
+    values = [list(o) for o in r.values]
+    return dict(lrs=[float(o) for o in r.lrs], iters=list(r.iters), losses=losses, values=values,
                 smooth=r.smooth_loss.val, count=r.smooth_loss.count, names=list(r.metric_names))
 
 def _set_recorded(learn, kept):
     r = learn.recorder
     r.lrs, r.iters, r.losses = (list(kept[o]) for o in ('lrs', 'iters', 'losses'))
     r.values = [L(o) for o in kept['values']]
-    r.smooth_loss.val, r.smooth_loss.count, r.metric_names = kept['smooth'], kept['count'], L(kept['names'])
+    r.smooth_loss.val, r.smooth_loss.count = kept['smooth'], kept['count']
+    r.metric_names = L(kept['names'])
 
 def _gradients(model): # of each parameter None, 0, or the gradient
     return [o.grad if o.grad is None or o.grad.any() else 0 for o in model.parameters()]
 
 def _set_gradients(model, kept):
     for p,g in zip(model.parameters(), kept):
-        p.grad = None if g is None else torch.zeros_like(p) if isinstance(g, int) else g.to(p.device)
+        if g is None: p.grad = None
+        else: p.grad = torch.zeros_like(p) if isinstance(g, int) else g.to(p.device)
 
 # %% ../nbs/08a_training.ipynb #b70c9c58
 def loaders_of(learn)->list: # Also those that its method draws from
@@ -148,18 +165,20 @@ def loaders_of(learn)->list: # Also those that its method draws from
     sets = [learn.dls, *getattr(getattr(learn, 'method', None), 'loaders', ())]
     return [o for dls in sets for o in dls.loaders]
 
+def _changed(cb, before): return {k: v for k,v in _numbers(cb).items() if v!=before.get(k)}
+
 def training_state(
     learn,         # A Learner between two epochs, or after a training
     before:dict=None, # Numbers of other callbacks at the start: those that are still the same are left out
 )->dict: # Tensors, numbers, text, and lists, tuples and dicts of them
     "All that the rest of a training depends on"
-    net, before = unwrapped(learn.model), before or {}
-    changed = {n: {k: v for k,v in _numbers(o).items() if v!=before.get(n, {}).get(k)} for n,o in _others(learn).items()}
-    ours = {n: o.kept() for n,o in _ours(learn).items()}
+    net = unwrapped(learn.model)
+    others = {name: _changed(o, (before or {}).get(name, {})) for name,o in _others(learn).items()}
+    ours = {name: o.kept() for name,o in _ours(learn).items()}
     scaler = vars(learn).get('scaler')  # of mixed precision, while it trains
-    return dict(model=net.state_dict(), optimiser=_optimiser(learn), gradients=_gradients(net), recorder=_recorded(learn),
-                scaler=scaler and scaler.state_dict(), train_iter=learn.train_iter, callbacks=ours, others=changed,
-                random=random_states(loaders_of(learn)))
+    return dict(model=net.state_dict(), optimiser=_optimiser(learn), gradients=_gradients(net),
+                scaler=scaler and scaler.state_dict(), recorder=_recorded(learn), train_iter=learn.train_iter,
+                callbacks=ours, others=others, random=random_states(loaders_of(learn)))
 
 def restore_training(
     learn,      # A Learner made as then; in a training, after all callbacks have begun
@@ -188,7 +207,8 @@ def as_before(
     try: yield learn
     finally:
         weights, optimiser, parts = kept
-        net.load_state_dict(weights); _set_optimiser(learn, optimiser)
+        net.load_state_dict(weights)
+        _set_optimiser(learn, optimiser)
         for n,o in ours.items(): o.restore(parts[n])
 
 # %% ../nbs/08a_training.ipynb #eadbfbd3
@@ -207,6 +227,7 @@ def _unpacked(o, tensors):
     if kind=='dict': return {k: _unpacked(v, tensors) for k,v in x}
     return dict(list=list, tuple=tuple)[kind](_unpacked(v, tensors) for v in x)
 
+# %% ../nbs/08a_training.ipynb #abd9c872
 def checksum(
     tensors:dict, # Name -> tensor
     text:str='',  # Anything that belongs to them
@@ -215,7 +236,8 @@ def checksum(
     h = hashlib.sha256(text.encode())
     for k in sorted(tensors):
         o = tensors[k].detach().cpu().contiguous()
-        h.update(f'{k} {o.dtype} {tuple(o.shape)}'.encode()); h.update(o.reshape(-1).view(torch.uint8).numpy())
+        h.update(f'{k} {o.dtype} {tuple(o.shape)}'.encode())
+        h.update(o.reshape(-1).view(torch.uint8).numpy())
     return h.hexdigest()[:16]
 
 def write_training(
@@ -226,29 +248,34 @@ def write_training(
     from safetensors.torch import save_file
     tensors = {}
     page = json.dumps(_packed(state, tensors))
-    with atomic(path) as tmp, disk_errors(): save_file(tensors, tmp, dict(page=page, checksum=checksum(tensors, page)))
+    head = dict(page=page, checksum=checksum(tensors, page))
+    with atomic(path) as tmp, disk_errors(): save_file(tensors, tmp, head)
 
 def read_training(
-    path:str|Path, # From `write_state`
+    path:str|Path, # From `write_training`
 ): # The same state, on the CPU; raises `TrainingError`
     "Read a state"
     from safetensors import safe_open
     try:
-        with safe_open(path, 'pt') as f: head, tensors = f.metadata(), {k: f.get_tensor(k) for k in f.keys()}
+        with safe_open(path, 'pt') as f:
+            head = f.metadata()
+            tensors = {k: f.get_tensor(k) for k in f.keys()}
         if checksum(tensors, head['page'])!=head['checksum']: raise ValueError('its checksum differs')
         return _unpacked(json.loads(head['page']), tensors)
     except Exception as e:
-        raise TrainingError(f'{path} is damaged, or no state of a training ({str(e)[:150]}); remove it to train from the start.') from e
+        why = str(e)[:150]
+        raise TrainingError(f'{path} is damaged, or no state of a training ({why}); remove it to train anew.') from e
 
 # %% ../nbs/08a_training.ipynb #6950e480
 class Checkpoint(TrainingCallback):
-    "Keeps a training in a folder, once an epoch and when it has ended; raises `TrainingError` for a damaged file and `DatasetError` for that of another training"
+    "Keeps a training in a folder, once an epoch and when it has ended"
     order = 1000 # after all that changes something
     def __init__(self,
         folder:str|Path, # Made where needed; one training in each
         config:dict,     # What makes the training what it is, plain values
-    ):
-        self.path,self.config = Path(folder)/'training.safetensors',plain_values(config)
+    ): # Raises `TrainingError` for a damaged file, `DatasetError` for that of another training
+        self.path = Path(folder)/'training.safetensors'
+        self.config = plain_values(config)
         self.found = read_training(self.path) if self.path.exists() else None
         if self.found: check_same(self.path, self.found['config'], self.config)
         else: check_output(self.path)
@@ -268,5 +295,6 @@ class Checkpoint(TrainingCallback):
         for o in _ours(self.learn).values(): Callback.__call__(o, 'before_epoch')  # it begins with what they now hold
         self.found = None  # its tensors are no longer needed
     def after_epoch(self):
-        if self.epoch+1<self.n_epoch: self._write(self.epoch+1)  # after the last one the training also ends: one state, not two
+        last = self.epoch+1==self.n_epoch  # then the training also ends: one state, not two
+        if not last: self._write(self.epoch+1)
     def after_fit(self): self._write(self.epoch+1, finished=True)

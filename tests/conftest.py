@@ -1,5 +1,6 @@
-import pytest, torch
 from pathlib import Path
+
+import pytest, torch
 
 REPO = Path(__file__).resolve().parent.parent
 REAL = REPO.parent/'shared'/'real'

@@ -1,7 +1,8 @@
 """Damaged files of every kind that people copy around: each is read rightly, or refused with an error of ours.
 
-`python tests/fuzz.py 1000` damages a thousand files of every kind and prints counts, `python tests/fuzz.py 600 card` those of one kind,
-`python tests/fuzz.py card:17` the traceback of one file. Number 17 of a kind is damaged alike in every run."""
+`python tests/fuzz.py 1000` damages a thousand files of every kind and prints counts, `python tests/fuzz.py 600 card`
+those of one kind, `python tests/fuzz.py card:17` the traceback of one file. Number 17 of a kind is damaged alike in
+every run."""
 import copy, hashlib, json, pickle, resource, shutil, signal, struct, sys, tempfile, time, traceback, warnings
 from collections import Counter
 from contextlib import contextmanager
@@ -24,25 +25,30 @@ from minec2f.raster import read_chip, read_polygons
 
 # Damage
 
-ODD = [None, True, False, 0, -1, 1, 3, 7.5, -1e-9, 1e308, 10**30, float('nan'), float('inf'), '', ' ', 'x', '0', 'nan', 'B04',
-       '../../etc/passwd', '/dev/zero', 'http://127.0.0.1:9/', 'a\0b', 'a\nb', '<script>alert(1)</script>', '\ud800', 'Ω'*300,
-       'x'*10**6, [], {}, [[]], [None], {'': None}, [0]*1000]
+ODD = [
+    None, True, False, 0, -1, 1, 3, 7.5, -1e-9, 1e308, 10**30, float('nan'), float('inf'),
+    '', ' ', 'x', '0', 'nan', 'B04', '../../etc/passwd', '/dev/zero', 'http://127.0.0.1:9/', 'a\0b', 'a\nb',
+    '<script>alert(1)</script>', '\ud800', 'Ω'*300, 'x'*10**6,
+    [], {}, [[]], [None], {'': None}, [0]*1000]
 
 def spoil_bytes(rng, data, head=2000):
-    "Bits turned, parts cut off, taken out, put in, doubled or emptied; as a rule near the beginning, where files say what they are"
+    "Bits turned, parts cut off, taken out, put in, doubled or emptied; mostly at the head, which says what a file is"
     data = bytearray(data)
-    for _ in range(rng.choice([1,1,2,8])):
+    for _ in range(rng.choice([1, 1, 2, 8])):
         n = max(1, len(data))
-        at = min(n-1, rng.randrange(min(n, head)) if rng.random()<.7 else rng.randrange(n))
-        size, kind = rng.choice([1,2,4,8,64,1000]), rng.randrange(8)
+        near_head = rng.random()<.7
+        at = min(n-1, rng.randrange(min(n, head)) if near_head else rng.randrange(n))
+        size = rng.choice([1, 2, 4, 8, 64, 1000])
+        part = slice(at, at+size)
+        kind = rng.randrange(8)
         if kind==0 and data: data[at] ^= 1<<rng.randrange(8)
-        if kind==1: data[at:at+size] = rng.randbytes(len(data[at:at+size]))
+        if kind==1: data[part] = rng.randbytes(len(data[part]))
         if kind==2 and rng.random()<.3: del data[at:]
-        if kind==3: del data[at:at+size]
+        if kind==3: del data[part]
         if kind==4: data[at:at] = rng.randbytes(size)
-        if kind==5: data[at:at] = data[at:at+size]
-        if kind==6: data[at:at+size] = bytes(len(data[at:at+size]))
-        if kind==7: data[at:at+size] = rng.choice([b'\xff', b'\x7f', b'"', b'[', b'9'])*len(data[at:at+size])
+        if kind==5: data[at:at] = data[part]
+        if kind==6: data[part] = bytes(len(data[part]))
+        if kind==7: data[part] = rng.choice([b'\xff', b'\x7f', b'"', b'[', b'9'])*len(data[part])
     return bytes(data)
 
 def _nodes(page): # (holder, key) of everything in a page
@@ -53,16 +59,20 @@ def _nodes(page): # (holder, key) of everything in a page
 def spoil_page(rng, page):
     "One to three values of a page of JSON replaced, taken out, added, reordered, nudged or put into each other"
     page = copy.deepcopy(page)
-    for _ in range(rng.choice([1,1,1,2,3])):
+    for _ in range(rng.choice([1, 1, 1, 2, 3])):
         nodes = list(_nodes(page))
         if not nodes: break
-        (part, k), (other, j), kind = rng.choice(nodes), rng.choice(nodes), rng.randrange(8)
+        part, k = rng.choice(nodes)
+        other, j = rng.choice(nodes)
+        kind = rng.randrange(8)
         if kind<=1: part[k] = copy.deepcopy(rng.choice(ODD))
         if kind==2: del part[k]
-        if kind==3 and isinstance(part, dict): part[rng.choice(['weights','extra','','bands','arch'])] = copy.deepcopy(rng.choice(ODD))
+        if kind==3 and isinstance(part, dict):
+            odd = copy.deepcopy(rng.choice(ODD))
+            part[rng.choice(['weights', 'extra', '', 'bands', 'arch'])] = odd
         if kind==4 and isinstance(part[k], list): rng.shuffle(part[k])
         if kind==5: part[k] = copy.deepcopy(other[j])
-        if kind==6 and isinstance(part[k], (int,float)): part[k] = part[k]*rng.choice([-1, 0, 2, .5, 1e3, 1e-3, 1e9, 10**12])
+        if kind==6 and isinstance(part[k], (int, float)): part[k] *= rng.choice([-1, 0, 2, .5, 1e3, 1e-3, 1e9, 10**12])
         if kind==7: part[k] = [part[k]] if rng.random()<.5 else str(part[k])
     return page
 
@@ -71,11 +81,13 @@ def spoil_json(rng, text):
     kind = rng.random()
     if kind<.75: return json.dumps(spoil_page(rng, json.loads(text))).encode()
     if kind<.97: return spoil_bytes(rng, text.encode(), len(text))
-    return rng.choice([b'['*10**5, b'{"a":'*10**5, b'9'*10**6, b'', b'null', b'[]', text.encode('utf-16'), b'\xff'+text.encode()])
+    return rng.choice([b'['*10**5, b'{"a":'*10**5, b'9'*10**6, b'', b'null', b'[]', text.encode('utf-16'),
+                       b'\xff'+text.encode()])
 
 def spoil_safetensors(rng, data):
     "Weights whose head says something else, that hold no numbers, are a pickle, or are damaged as bytes"
-    n, kind = struct.unpack('<Q', data[:8])[0], rng.random()
+    n = struct.unpack('<Q', data[:8])[0]
+    kind = rng.random()
     head, body = data[8:8+n].decode(), data[8+n:]
     if kind<.4:
         head = spoil_json(rng, head)
@@ -94,19 +106,22 @@ def spoil_table(rng, text):
     if kind<.3: return spoil_bytes(rng, text.encode(), len(text))
     if kind<.4: return text.encode(rng.choice(['utf-16', 'latin-1', 'utf-8-sig', 'utf-32', 'cp037']))
     rows = [o.split(',') for o in text.splitlines()]
-    for _ in range(rng.choice([1,1,2])):
-        row, k = rng.choice(rows), rng.randrange(len(rows[0]))
+    for _ in range(rng.choice([1, 1, 2])):
+        row = rng.choice(rows)
+        k = rng.randrange(len(rows[0]))
         if rng.random()<.6: row[k%len(row)] = str(rng.choice(ODD))
         elif rng.random()<.5: rows.append(list(row))
         else: row.pop()
-    return rng.choice(['\n','\r\n','\r']).join(rng.choice([',',',',';','\t']).join(o) for o in rows).encode('utf-8', 'surrogatepass')
+    end = rng.choice(['\n', '\r\n', '\r'])
+    lines = [rng.choice([',', ',', ';', '\t']).join(o) for o in rows]
+    return end.join(lines).encode('utf-8', 'surrogatepass')
 
-# What is damaged: a function of an empty folder gives (spoil, use), to be called in turn; `use` raises AssertionError where a file
-# was read wrongly
+# What is damaged: a function of an empty folder gives (spoil, use), to be called in turn; `use` raises AssertionError
+# where a file was read wrongly
 
 def small_bundle(folder):
     "A bundle of less than 2 MB, and what it makes of some pixels"
-    bands = ['B04','B03','B02','B08']
+    bands = ['B04', 'B03', 'B02', 'B08']
     rng = np.random.default_rng(0)
     spec = InputSpec(bands, BandStats(bands).add(rng.normal(.2, .05, (4,32,32))), size=64, res=10.)
     torch.manual_seed(0)
@@ -115,8 +130,10 @@ def small_bundle(folder):
     return load_bundle(folder)
 
 DN = np.random.default_rng(1).integers(500, 4000, (4,64,64)).astype(np.uint16)
+
 def _scores(bundle):
-    with torch.inference_mode(): return bundle.model(torch.from_numpy(bundle.encode(DN[:len(bundle.bands)], np.ones((64,64), bool))[None]))
+    x = bundle.encode(DN[:len(bundle.bands)], np.ones((64,64), bool))
+    with torch.inference_mode(): return bundle.model(torch.from_numpy(x[None]))
 
 def _bundle(folder, spoil):
     good, bad = small_bundle(folder/'good'), folder/'bad'
@@ -141,7 +158,8 @@ def weights(folder):
     def spoil(rng, good, bad):
         data, page = spoil_safetensors(rng, (good/WEIGHTS).read_bytes()), json.loads((good/CARD).read_text())
         if rng.random()<.85: page['weights_sha256'] = hashlib.sha256(data).hexdigest()
-        (bad/WEIGHTS).write_bytes(data); (bad/CARD).write_text(json.dumps(page))
+        (bad/WEIGHTS).write_bytes(data)
+        (bad/CARD).write_text(json.dumps(page))
     return _bundle(folder, spoil)
 
 def write_tiff(path, x, names, **profile):
@@ -176,7 +194,8 @@ def scene(folder):
             with rasterio.open(out/'map.tif') as f: assert f.read().shape[0]==2
         finally:
             left = [o.name for o in out.iterdir()]
-            shutil.rmtree(out); out.mkdir()
+            shutil.rmtree(out)
+            out.mkdir()
             if sys.exc_info()[0]: assert not left, left
     return lambda rng: bad.write_bytes(spoil_bytes(rng, good, 900)), use
 
@@ -187,7 +206,8 @@ def index(folder):
     for k in range(3):
         write_tiff(data/f'images/m{k}.tif', rng.integers(1, 4000, (2,40,40)).astype(np.uint16), ('B04','B08'))
         write_tiff(data/f'masks/m{k}.tif', (rng.random((1,40,40))<.5).astype(np.uint8), ('label',))
-    text = 'id,site,domain,country,lon,lat,split\n' + ''.join(f'm{k},mine {k},fine,Namibia,-50.998,-22.6087,train\n' for k in range(3))
+    rows = [f'm{k},mine {k},fine,Namibia,-50.998,-22.6087,train' for k in range(3)]
+    text = '\n'.join(['id,site,domain,country,lon,lat,split', *rows, ''])
     (data/'index.csv').write_text(text)
     def use():
         table = load_index(data)
@@ -202,7 +222,8 @@ def _polygons(folder, suffix, spoil, driver):
     good = bad.read_bytes()
     def use():
         layer = read_polygons(bad, fix=True)
-        assert len(layer) and layer.crs is not None and layer.is_valid.all() and set(layer.geom_type)<={'Polygon','MultiPolygon'}
+        assert len(layer) and layer.crs is not None and layer.is_valid.all()
+        assert set(layer.geom_type)<={'Polygon', 'MultiPolygon'}
     return lambda rng: bad.write_bytes(spoil(rng, good)), use
 
 def gpkg(folder):

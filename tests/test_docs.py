@@ -18,18 +18,20 @@ def pages(docs): return docs.pages()
 
 def test_every_notebook_is_in_one_part_of_the_story(docs, repo):
     found = {docs.place(o.path): len(docs.parts_of(o)) for o in docs.notebooks()}
-    assert set(found.values())=={1}, [o for o,n in found.items() if n!=1]
-    there = [o for folder in ('nbs','paper_figures') for o in (repo/folder).glob('*.ipynb')]
+    assert {o: n for o,n in found.items() if n!=1}=={}
+    there = [*repo.glob('nbs/*.ipynb'), *repo.glob('paper_figures/*.ipynb')]
     assert set(found)=={o.relative_to(repo).as_posix() for o in there}
     assert all(o.title and o.summary for o in docs.notebooks())
+
+def outputs(cells): return [o['outputs'] for o in cells if o.get('outputs')]
 
 def test_a_notebook_page_shows_what_a_reader_wants(docs, pages):
     "Stored outputs all, nbdev's own lines not"
     for nb in docs.notebooks():
         cells = json.loads(pages[docs.place(nb.path)])['cells']
-        assert not re.search(r'^(#\||---$)', '\n'.join(map(docs.source_of, cells)), re.M), nb.path
-        shown, stored = ([o['outputs'] for o in some if o.get('outputs')] for some in (cells, nb.cells))
-        assert shown==stored, nb.path
+        text = '\n'.join(docs.source_of(o) for o in cells)
+        assert not re.search(r'^(#\||---$)', text, re.M), nb.path
+        assert outputs(cells)==outputs(nb.cells), nb.path
         assert not nb.module or f'(../api/{nb.module}.md)' in docs.source_of(cells[0]), nb.path
 
 def parameters(o):
@@ -46,14 +48,23 @@ def test_every_public_name_is_in_the_reference_with_its_parameters(docs, pages):
             if block is None and f'`{public}`' not in page: missing.append(f'{name}.{public}')
             o = getattr(module, public)
             if block is None or not inspect.isfunction(o) or hasattr(o, '__delwrap__'): continue
-            rows = [re.sub(r'[\\*]', '', r) for r in re.findall(r'^\| \*\*(.+?)\*\* \|', block[1], re.M)]
-            if rows!=[p.name for p in parameters(o)]: missing.append(f'{name}.{public}: {rows}')
+            told = told_parameters(block[1])
+            if told!=[p.name for p in parameters(o)]: missing.append(f'{name}.{public}: {told}')
     assert missing==[]
 
+def told_parameters(block):
+    "Names in the first column of its table"
+    return [re.sub(r'[\\*]', '', o) for o in re.findall(r'^\| \*\*(.+?)\*\* \|', block, re.M)]
+
 SOURCE = '''
-__all__ = ['LIMIT', 'Box', 'Net', 'area', 'elsewhere']
+__all__ = ['LIMIT', 'MOST', 'Box', 'Net', 'area', 'elsewhere']
 from dataclasses import dataclass
+
+# %% this is a cell's
 LIMIT, other = 3, 4 # Most boxes
+# More of them
+# do not fit
+MOST = 9
 @dataclass
 class Box:
     "Where it is"
@@ -81,8 +92,8 @@ def _hidden(): pass
 def test_the_reference_reads_each_kind_of_definition(docs, tmp_path):
     (tmp_path/'m.py').write_text(SOURCE)
     items, elsewhere = docs.read_module(tmp_path/'m.py')
-    limit, box, net, area = items
-    assert elsewhere==['elsewhere'] and limit.summary=='Most boxes'
+    limit, most, box, net, area = items
+    assert elsewhere==['elsewhere'] and limit.summary=='Most boxes' and most.summary=='More of them do not fit'
     assert box.signature=='(width, height=1.0)' and box.rows[1]==('height', 'float', '1.0', 'Metres, a|b')
     assert net.signature=='(depth=2)' and net.bases==('Base',)
     assert [(o.name, o.signature) for o in net.parts]==[('Net.forward', '(x)'), ('Net.crop', '(*parts, by=None)')]
@@ -95,13 +106,17 @@ def test_the_reference_reads_each_kind_of_definition(docs, tmp_path):
 
 def test_links_between_files_lead_to_pages_and_the_rest_to_the_repository(docs):
     site = {'README.md': 'index.md', 'nbs/a.ipynb': 'nbs/a.ipynb', 'more/b.md': 'more/b.md'}
-    found = lambda target: docs.linked(f'see [this]({target}).', 'more/b.md', site)[len('see [this]('):-len(').')]
-    assert found('../nbs/a.ipynb')=='../nbs/a.ipynb' and found('../README.md#use-it')=='../index.md#use-it'
-    assert found('../setup.py')==docs.on_github('setup.py')
-    for o in ('https://e.org/x', 'gone.md', '#x'): assert found(o)==o
+    def goal(target):
+        link = docs.linked(f'[this]({target})', 'more/b.md', site)
+        return link.removeprefix('[this](').removesuffix(')')
+    assert goal('../nbs/a.ipynb')=='../nbs/a.ipynb'
+    assert goal('../README.md#use-it')=='../index.md#use-it'
+    assert goal('../setup.py')==docs.on_github('setup.py')
+    for o in ('https://e.org/x', 'gone.md', '#x'): assert goal(o)==o
 
 def test_llms_txt_names_every_page_and_only_what_exists(docs, pages):
-    text, host = pages['llms.txt'], docs.settings()['doc_host'] + docs.settings()['doc_baseurl'] + '/'
+    text = pages['llms.txt']
+    host = docs.settings()['doc_host'] + docs.settings()['doc_baseurl'] + '/'
     linked = {o.removeprefix(host).removesuffix('.html') for o in re.findall(r'\]\((\S+)\)', text)}
     named = [o for o in pages if re.match('nbs/|paper_figures/.*ipynb|api/(?!index)|index', o)]
     made = {re.sub(r'\.(md|ipynb)$', '', o) for o in named}
@@ -113,8 +128,13 @@ def layers(repo):
     "Module -> its line in the drawing of CONTRIBUTING.md"
     drawing = re.search(r'^## Layers.*?^```\n(.*?)^```', (repo/'CONTRIBUTING.md').read_text(), re.M|re.S)[1]
     def modules(name): # `wing/*` stands for all of them
-        return [f'{name[:-2]}.{o.stem}' for o in (repo/'minec2f'/name[:-2]).glob('[!_]*.py')] if name.endswith('/*') else [name]
-    return {o: i for i,line in enumerate(drawing.splitlines()) for name in line.split()[1:] for o in modules(name)}
+        wing, star, _ = name.partition('/*')
+        return [f'{wing}.{o.stem}' for o in (repo/'minec2f'/wing).glob('[!_]*.py')] if star else [name]
+    found = {}
+    for i,line in enumerate(drawing.splitlines()):
+        _, *names = line.split()
+        for name in names: found |= {o: i for o in modules(name)}
+    return found
 
 def imported(name, path):
     "Modules of this package that a module imports, wherever in it"
@@ -125,12 +145,13 @@ def imported(name, path):
         else: yield from ('.'.join([*package, o.name]) for o in node.names)
 
 def test_modules_import_from_their_layer_and_those_above_it_in_the_drawing(docs, repo):
-    level, modules = layers(repo), docs.modules()
-    assert {f'minec2f.{o}' for o in level}==set(modules)
-    pairs = {(a, b) for a in modules for b in imported(a, modules[a]) if b in modules}
-    layer = lambda module: level[module.removeprefix('minec2f.')]
-    assert len(pairs)>len(modules) and [(a, b) for a,b in sorted(pairs) if layer(b)>layer(a)]==[]
-    TopologicalSorter({o: {b for a,b in pairs if a==o} for o in modules}).prepare() # raises CycleError
+    layer = {f'minec2f.{o}': i for o,i in layers(repo).items()}
+    modules = docs.modules()
+    assert set(layer)==set(modules)
+    needs = {o: {b for b in imported(o, path) if b in modules} for o,path in modules.items()}
+    assert sum(map(len, needs.values()))>len(modules)
+    assert [(o, b) for o,below in needs.items() for b in below if layer[b]>layer[o]]==[]
+    TopologicalSorter(needs).prepare() # raises CycleError
 
 def test_the_lesson_in_contributing_runs(repo):
     blocks = re.findall(r'^```python\n(.*?)^```', (repo/'CONTRIBUTING.md').read_text(), re.M|re.S)

@@ -1,15 +1,17 @@
 "Damaged files are read rightly or refused by name; a thousand of a kind with `python tests/fuzz.py 1000`."
 import faulthandler
+
 import pytest
 
 from fuzz import TARGETS, fuzz
 
-FILES = dict(card=200, weights=100, scene=60, index=200, item=60, one_of_two=40) # those that take longer than the other 300
+USUAL = 300
+FILES = dict(card=200, weights=100, scene=60, index=200, item=60, one_of_two=40) # of the kinds that take longer
 
 @pytest.mark.parametrize('target', TARGETS)
 def test_damaged_files(target):
     faulthandler.dump_traceback_later(300)  # says where, should one never come back
-    n = FILES.get(target, 300)
+    n = FILES.get(target, USUAL)
     try: counts, wrong, slowest, memory = fuzz(target, n)
     finally: faulthandler.cancel_dump_traceback_later()
     assert not wrong, '\n'.join(wrong)

@@ -1,5 +1,6 @@
 "Every registered method through the public interface, on a data set of a few chips: what must hold for all of them."
 import shutil, subprocess, sys
+from itertools import combinations
 from types import SimpleNamespace
 
 import pytest, rasterio, torch
@@ -33,7 +34,8 @@ def world(tmp_path_factory):
                                    fine=mine_dls(index, 'fine', spec=coarse.spec, size=size, bs=3, device='cpu'))
     set_seed(0)
     teacher = quiet(teacher_learner(coarse, lr=1e-3, **NET), 2).model
-    return SimpleNamespace(teacher=teacher, ends={}, small=SimpleNamespace(teacher=teacher, **loaders(32)), three=three_classes(folder), **loaders(64))
+    small = SimpleNamespace(teacher=teacher, **loaders(32))
+    return SimpleNamespace(teacher=teacher, ends={}, small=small, three=three_classes(folder), **loaders(64))
 
 def three_classes(folder):
     "The same with a second kind of mine: the upper half of each, in masks and outlines"
@@ -72,7 +74,8 @@ class HalfPrecision(Callback):
 
 def learner(name, world, *cbs, **more): # as a user makes it; its first batches are the same for all methods
     set_seed(0)
-    return c2f_learner(world.fine, world.teacher, name, coarse_dls=world.coarse, lr=1e-3, keep_best=False, cbs=cbs, **OPTIONS.get(name, {}), **more)
+    options = dict(coarse_dls=world.coarse, lr=1e-3, keep_best=False, cbs=cbs) | OPTIONS.get(name, {}) | more
+    return c2f_learner(world.fine, world.teacher, name, **options)
 
 @pytest.mark.parametrize('name', METHODS)
 def test_one_epoch(name, world, tmp_path):
@@ -109,7 +112,8 @@ def check_bundle(learn, world, path):
 
 @pytest.mark.parametrize('name', [o for o in METHODS if o not in NO_STEP])
 def test_half_precision(name, world):
-    "Mixed precision reaches all networks that a method runs, and no term stops being a number (bfloat16 is too slow here for a backward pass)"
+    "Mixed precision reaches all networks that a method runs, and no term stops being a number"
+    # (without a backward pass, for which bfloat16 is too slow here)
     class Once(Callback):
         order = 50
         def before_backward(self): raise InterruptedError('seen')
@@ -119,32 +123,37 @@ def test_half_precision(name, world):
 
 def test_methods_differ(world):
     "No two methods are the same by oversight: from the same seed each has ended elsewhere"
-    names = list(world.ends)
-    assert not [(a,b) for i,a in enumerate(names) for b in names[i+1:] if same(world.ends[a], world.ends[b])]
+    ends = world.ends
+    assert not [(a, b) for a,b in combinations(ends, 2) if same(ends[a], ends[b])]
+
+def hooks(learn):
+    modules = [*learn.model.modules(), *learn.method.teacher.modules()]
+    return sum(len(o._forward_hooks)+len(o._forward_pre_hooks) for o in modules)
 
 def test_interrupted_fit_can_go_on(world):
     "Taps of a fit that was stopped do not disturb the next one"
     class StopOnce(Callback):
         def after_batch(self):
-            if not hasattr(self, 'done'): self.done = True; raise KeyboardInterrupt
+            if hasattr(self, 'done'): return
+            self.done = True
+            raise KeyboardInterrupt
     learn = learner('lwf_twohead', world.small, StopOnce())
     with pytest.raises(KeyboardInterrupt): quiet(learn)
     quiet(learn)
-    assert sum(len(m._forward_hooks)+len(m._forward_pre_hooks) for o in (learn.model, learn.method.teacher) for m in o.modules())==0
-
-def hooks(learn): return sum(len(m._forward_hooks)+len(m._forward_pre_hooks) for o in (learn.model, learn.method.teacher) for m in o.modules())
+    assert hooks(learn)==0
 
 @pytest.mark.parametrize('name', METHODS)
 def test_searched_stopped_and_trained(name, world):
-    "On three classes: a search for a learning rate changes nothing, Ctrl-C leaves no hook and no half step, and then it trains"
+    "On three classes: a search changes nothing, Ctrl-C leaves no hook and no half step, and then it trains"
     class Stop(Callback):
         order = 60
         def before_step(self): raise KeyboardInterrupt
     learn = learner(name, world.three)
     before = state(learn.model)
     with learn.no_bar(), learn.no_logging(): found = learn.lr_find(num_it=12, show_plot=False)
-    assert found.valley>0 and same(state(learn.model), before) and learn.opt is None and learn.loss_terms.history=={}
-    assert learn.method.ema is None and vars(learn.method).get('memory') is None and vars(learn.method).get('d') is None
+    assert found.valley>0 and same(state(learn.model), before)
+    assert learn.opt is None and learn.loss_terms.history=={}
+    assert all(getattr(learn.method, o, None) is None for o in ('ema', 'memory', 'd'))
     learn.add_cb(Stop())
     if name not in NO_STEP:
         with pytest.raises(KeyboardInterrupt): quiet(learn)
@@ -168,15 +177,18 @@ def test_a_search_that_ends_in_a_loss_that_is_no_number(world):
 def test_numbers_that_depend_on_the_classes(world):
     flip = [[.8,.1,.1], [.1,.8,.1], [.1,.2,.7]]
     assert torch.equal(learner('minec2f+', world.three, flip=flip).method.flip, torch.tensor(flip))
-    assert learner('minec2f+', world.three, recall=.9, false_alarm=.2).method.flip[0].tolist()==pytest.approx([.8,.1,.1])
+    rates = learner('minec2f+', world.three, recall=.9, false_alarm=.2).method.flip
+    assert rates[0].tolist()==pytest.approx([.8,.1,.1])
     with pytest.raises(LabelError, match='K = 3'): learner('minec2f+', world.three, flip=torch.eye(2))
-    assert [learner('sppa', o).method.weights['kd'] for o in (world.small, world.three)]==[2.5, 5/3]  # 5 over the classes, as released
+    weights = [learner('sppa', o).method.weights['kd'] for o in (world.small, world.three)]
+    assert weights==[2.5, 5/3]  # 5 over the classes, as released
 
 @pytest.mark.parametrize('name', ['finetune','joint','mdil','adaptsegnet','er','minec2f','lwf_twohead'])
 def test_wrapped_networks(name, world):
-    "Data parallelism on one device changes nothing; a compiled network trains where nobody looks inside, and is refused by name elsewhere"
+    "Data parallelism on one device changes nothing; a compiled network trains where nobody looks inside"
     learns = [learner(name, world.small) for _ in range(3)]
-    learns[1].model, learns[2].model = torch.nn.DataParallel(learns[1].model), torch.compile(learns[2].model, backend='eager')
+    learns[1].model = torch.nn.DataParallel(learns[1].model)
+    learns[2].model = torch.compile(learns[2].model, backend='eager')
     expected = state(quiet(learns[0]).model)
     assert same(state(unwrapped(quiet(learns[1]).model)), expected)
     if any(learns[2].method.reads()) or name=='lwf_twohead':

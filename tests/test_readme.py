@@ -1,23 +1,25 @@
-"""The front page does what it says: its Python runs, its commands and their parameters exist, its errors are raised, its names and links lead
-somewhere; and it stays short. What was measured is in results/README.md, whose names and links are looked at, too."""
+"""The front page does what it says, and stays short.
+
+Its Python runs, its commands and their parameters exist, its errors are raised, its names and links lead somewhere.
+What was measured is in results/README.md, whose names and links are looked at, too."""
 import configparser, importlib, inspect, re, shlex, shutil
 from fnmatch import fnmatch
 
 import geopandas as gpd, numpy as np, pandas as pd, papermill, pytest, rasterio, yaml
 
 from minec2f import data, learner, stac
-from minec2f.chipping import catalog
-from minec2f.world.archive import synth_archive
 from minec2f.bundle import save_bundle
+from minec2f.chipping import catalog
 from minec2f.chips import load_index
 from minec2f.core import MineC2FError
-from minec2f.world.fileserver import serve
 from minec2f.method import methods
 from minec2f.models import attentive_fpn
 from minec2f.predict import predict_scene
 from minec2f.refine import refine_polygons
 from minec2f.splits import site_split
 from minec2f.synth import synth_dataset
+from minec2f.world.archive import synth_archive
+from minec2f.world.fileserver import serve
 
 def page(repo, name): return (repo/name).read_text(encoding='utf-8')
 
@@ -26,7 +28,8 @@ def readme(repo): return page(repo, 'README.md')
 
 def blocks(text, language):
     "(line of the file, code) of each block of a language"
-    return [(text[:o.start(1)].count('\n')+1, o[1]) for o in re.finditer(rf'^```{language}\n(.*?)^```', text, re.S|re.M)]
+    found = re.finditer(rf'^```{language}\n(.*?)^```', text, re.S|re.M)
+    return [(text[:o.start(1)].count('\n')+1, o[1]) for o in found]
 
 def prose(text): return re.sub(r'^```.*?^```', '', text, flags=re.S|re.M)
 
@@ -41,31 +44,60 @@ def rows(text, header):
 
 def commands(text):
     "Words of each command, in blocks and in the text"
-    lines = [l for _,code in blocks(text, 'sh') for l in code.replace('\\\n', '').splitlines()] + [o for o in spans(text) if re.match(r'(papermill|make|pip|python) ', o)]
-    return [words for words in (shlex.split(l, comments=True) for l in lines) if words]
+    lines = [line for _,code in blocks(text, 'sh') for line in code.replace('\\\n', '').splitlines()]
+    lines += [o for o in spans(text) if re.match(r'(papermill|make|pip|python) ', o)]
+    found = [shlex.split(o, comments=True) for o in lines]
+    return [words for words in found if words]
+
+PAGE = r"""see `make it`
+```python
+a = 1
+```
+
+```sh
+make x # why
+
+papermill a.ipynb \
+  b.ipynb -p c "d e"
+```
+```
+`no`
+```
+| a | b |
+|---|---|
+| `c` | d |
+| | e |
+
+f"""
 
 def test_blocks_are_found():
-    text = 'see `make it`\n```python\na = 1\n```\n\n```sh\nmake x # why\n\npapermill a.ipynb \\\n  b.ipynb -p c "d e"\n```\n```\n`no`\n```\n'
-    assert blocks(text, 'python')==[(3, 'a = 1\n')] and spans(text)==['make it']
-    assert commands(text)==[['make','x'], ['papermill','a.ipynb','b.ipynb','-p','c','d e'], ['make','it']]
-    assert rows('| a | b |\n|---|---|\n| `c` | d |\n| | e |\n\nf', 'a')==[['`c`','d'], ['','e']]
+    assert blocks(PAGE, 'python')==[(3, 'a = 1\n')] and spans(PAGE)==['make it', 'c']
+    assert commands(PAGE)==[['make', 'x'], ['papermill', 'a.ipynb', 'b.ipynb', '-p', 'c', 'd e'], ['make', 'it']]
+    assert rows(PAGE, 'a')==[['`c`', 'd'], ['', 'e']]
 
 def test_front_page_is_short(readme):
     assert len(prose(readme).split())<=1200
     assert max(len(line) for _,code in blocks(readme, r'\w*') for line in code.splitlines())<=108
 
-# Python: each block runs as it stands, one after the other. What is small here are only defaults: of networks, windows and epochs; and the public archive is one of the project's own
+# Python: each block runs as it stands, one after the other. Only defaults are small here, those of networks, windows
+# and epochs; and in place of the public archive there is one of the project's own
 
 SMALL = dict(encoder='resnet18', pyramid=16, segmentation=32)
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    "The working folder of one who has everything that README's blocks read"
-    mine_dls, teacher_learner = data.mine_dls, learner.teacher_learner
-    build, fit_poly = stac.build_coarse_dataset, learner.MineLearner.fit_poly
-    monkeypatch.setattr(data, 'mine_dls', lambda *args, **kw: mine_dls(*args, **{'size': 64, 'bs': 4, **kw}))
-    monkeypatch.setattr(learner, 'teacher_learner', lambda dls, **kw: teacher_learner(dls, **(kw or SMALL)))
-    monkeypatch.setattr(learner.MineLearner, 'fit_poly', lambda self, n_epoch, checkpoint: fit_poly(self, 1, checkpoint=checkpoint))
+def small(monkeypatch):
+    "Networks, windows and epochs are small where README's blocks do not say how large"
+    mine_dls, teacher_learner, fit_poly = data.mine_dls, learner.teacher_learner, learner.MineLearner.fit_poly
+    def small_dls(*args, **kw): return mine_dls(*args, **{'size': 64, 'bs': 4, **kw})
+    def small_learner(dls, **kw): return teacher_learner(dls, **(kw or SMALL))
+    def fit_once(self, n_epoch, checkpoint): return fit_poly(self, 1, checkpoint=checkpoint)
+    monkeypatch.setattr(data, 'mine_dls', small_dls)
+    monkeypatch.setattr(learner, 'teacher_learner', small_learner)
+    monkeypatch.setattr(learner.MineLearner, 'fit_poly', fit_once)
+
+@pytest.fixture
+def my_data(tmp_path, small):
+    "A data set, a bundle, a scene and outlines, by the names that README's blocks give them"
     made = synth_dataset(tmp_path/'my_data', n_coarse=16, n_fine=32, size=64, seed=3)
     index = pd.read_csv(made/'index.csv')
     index.loc[index.index[-8:], 'domain'] = 'unlabelled'
@@ -75,29 +107,44 @@ def folder(tmp_path, monkeypatch):
     coarse = data.mine_dls(site_split(load_index(made)), 'coarse', ['B04','B03','B02','B08'])
     save_bundle(tmp_path/'runs'/'mine'/'bundles'/'minec2f', learner.teacher_learner(coarse))
     gpd.read_file(next(made.glob('*.gpkg'))).head(6).to_file(tmp_path/'outlines.gpkg')
-    archive = synth_archive(tmp_path/'archive', scene_size=384, dates=('2019-03-12','2019-07-19'), clouds=(0.,), mines=2)
+
+@pytest.fixture
+def my_archive(tmp_path, monkeypatch):
+    "In place of a public archive, one of the project's own, with an inventory of mines"
+    build = stac.build_coarse_dataset
+    dates = '2019-03-12', '2019-07-19'
+    archive = synth_archive(tmp_path/'archive', scene_size=384, dates=dates, clouds=(0.,), mines=2)
     outlines = gpd.read_file(archive/'polygons.gpkg').dissolve('ISO3_CODE', as_index=False)
     outlines.set_geometry(outlines.convex_hull.buffer(.004)).to_file(tmp_path/'global_mining_polygons_v2.gpkg')
-    monkeypatch.chdir(tmp_path)
     with serve(archive) as server:
         def build_here(polygons, name, out, dates, workers):
             assert name in catalog.CATALOGS
             return build(polygons, f'{server.url}/catalog.json', out, dates)
         monkeypatch.setattr(stac, 'build_coarse_dataset', build_here)
-        yield tmp_path
+        yield
+
+@pytest.fixture
+def folder(tmp_path, my_data, my_archive, monkeypatch):
+    "The working folder of one who has everything that README's blocks read"
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 @pytest.mark.filterwarnings('ignore:Geometry is in a geographic CRS')
 def test_python_runs(readme, repo, folder):
     names = {}
-    for line,code in blocks(readme, 'python'): exec(compile('\n'*(line-1) + code, repo/'README.md', 'exec'), names)
+    for line,code in blocks(readme, 'python'):
+        at_its_line = '\n'*(line-1) + code
+        exec(compile(at_its_line, repo/'README.md', 'exec'), names)
     for words in commands(readme):
-        if words[:2]==['python','-c']: exec(words[2], {})
-    assert len(names['student'].recorder.values)==1 and len(names['kept']) and names['kept'][['width','height']].min().min()>=128
-    assert {*names['index']['split']} <= {'train','valid','test'} and len(names['index'])==len(names['kept'])
-    with rasterio.open('map.tif') as f: written = [*f.descriptions]
-    mines, refined = (gpd.read_file(o) for o in ('mines.gpkg','refined.gpkg'))
-    written += [*mines.columns, *refined.columns]
-    assert {name for _,field,_ in rows(readme, 'file') for name in spans(field)} <= {*written} and len(refined)==6
+        if words[:2]==['python', '-c']: exec(words[2], {})
+    assert len(names['student'].recorder.values)==1
+    kept, index = names['kept'], names['index']
+    assert len(kept) and kept[['width', 'height']].min().min()>=128
+    assert {*index['split']} <= {'train', 'valid', 'test'} and len(index)==len(kept)
+    with rasterio.open('map.tif') as f: bands = f.descriptions
+    mines, refined = gpd.read_file('mines.gpkg'), gpd.read_file('refined.gpkg')
+    named = {name for _,field,_ in rows(readme, 'file') for name in spans(field)}
+    assert named <= {*bands, *mines.columns, *refined.columns} and len(refined)==6
 
 # Commands
 
@@ -108,26 +155,37 @@ def settings(repo):
     cfg.read(repo/'settings.ini', encoding='utf-8')
     return cfg['DEFAULT']
 
+def unknown_parameters(words, repo):
+    notebook = next(o for o in words[1:] if not o.startswith('-'))
+    if not (repo/notebook).exists(): return [notebook]
+    known = parameters_of(repo/notebook)
+    return [name for flag,name in zip(words, words[1:]) if flag in ('-p', '-r') and name not in known]
+
+def is_in_makefile(word, makefile):
+    "A target; or, with a value, a variable"
+    name, equals, _ = word.partition('=')
+    pattern = rf'^{re.escape(name)}\b ?[?:]?=' if equals else rf'^{re.escape(name)}:'
+    return re.search(pattern, makefile, re.M)
+
 def unknown(words, repo):
     "What a command names that is not there"
-    if words[0]=='papermill':
-        notebook = next(o for o in words[1:] if not o.startswith('-'))
-        if not (repo/notebook).exists(): return [notebook]
-        return [name for flag,name in zip(words, words[1:]) if flag in ('-p','-r') and name not in parameters_of(repo/notebook)]
-    if words[:2]==['python','-c']: return []  # it runs where the Python does
+    if words[0]=='papermill': return unknown_parameters(words, repo)
+    if words[:2]==['python', '-c']: return []  # it runs where the Python does
     if words[0]=='python': return [o for o in words[1:2] if not (repo/o).exists()]
     if words[0]=='make':
         makefile = (repo/'Makefile').read_text()
-        return [o for o in words[1:] if not re.search(rf"^{re.escape(o.split('=')[0])}\b ?[?:]?[=:]" if '=' in o else rf'^{re.escape(o)}:', makefile, re.M) and o!='…']
-    return [o for part in re.findall(r'\[(.+?)\]', ' '.join(words)) for o in part.split(',') if f'{o}_requirements' not in settings(repo)]
+        return [o for o in words[1:] if o!='…' and not is_in_makefile(o, makefile)]
+    extras = [o for part in re.findall(r'\[(.+?)\]', ' '.join(words)) for o in part.split(',')]
+    return [o for o in extras if f'{o}_requirements' not in settings(repo)]
 
 PAGES = ['README.md','results/README.md']
 
 @pytest.mark.parametrize('name', PAGES)
 def test_commands_exist(repo, name):
     found = commands(page(repo, name))
-    assert {o[0] for o in found} >= {'make','papermill','python'}
-    assert [(' '.join(o), odd) for o in found if (odd := unknown(o, repo))]==[]
+    assert {o[0] for o in found} >= {'make', 'papermill', 'python'}
+    odd = {' '.join(words): unknown(words, repo) for words in found}
+    assert {k: v for k,v in odd.items() if v}=={}
 
 def test_parameters_of_the_notebooks_exist(readme, repo):
     "What the text calls `-p name` is a parameter of training; and of prediction, what only says how images are read"
@@ -135,8 +193,16 @@ def test_parameters_of_the_notebooks_exist(readme, repo):
     train, predict = ({*parameters_of(repo/f'nbs/{o}.ipynb')} for o in ('train','predict'))
     assert named <= train and named & predict=={'band_names','scale','offset'}
 
-@pytest.mark.parametrize('line,odd', [('papermill nbs/train.ipynb x.ipynb -p data a -p no_such 1', ['no_such']), ('papermill nbs/no.ipynb x.ipynb', ['nbs/no.ipynb']), ('make no', ['no']),
-    ('make lab PYTHON=python3', []), ('python results/no.py a', ['results/no.py']), ("pip install -e '.[stac,no]'", ['no']), ("pip install -e '.[stac]'", [])])
+@pytest.mark.parametrize('line,odd', [
+    ('papermill nbs/train.ipynb x.ipynb -p data a -p no_such 1', ['no_such']),
+    ('papermill nbs/no.ipynb x.ipynb', ['nbs/no.ipynb']),
+    ('make no', ['no']),
+    ('make lab NO=python3', ['NO=python3']),
+    ('make lab PYTHON=python3', []),
+    ('python results/no.py a', ['results/no.py']),
+    ("pip install -e '.[stac,no]'", ['no']),
+    ("pip install -e '.[stac]'", []),
+])
 def test_unknown_words_are_found(repo, line, odd): assert unknown(shlex.split(line), repo)==odd
 
 # Errors: the quoted text is what the library says
@@ -144,7 +210,9 @@ def test_unknown_words_are_found(repo, line, odd): assert unknown(shlex.split(li
 def rewritten(folder, kind, change=lambda x: x, named=True, **other):
     "The images or masks of a folder, as another tool would have written them"
     for path in (folder/kind).glob('*.tif'):
-        with rasterio.open(path) as src: x, profile, names = change(src.read()), src.profile, src.descriptions
+        with rasterio.open(path) as src:
+            x = change(src.read())
+            profile, names = src.profile, src.descriptions
         with rasterio.open(path, 'w', **profile | dict(dtype=x.dtype) | other) as dst:
             dst.write(x)
             if named: dst.descriptions = names
@@ -155,10 +223,12 @@ def fractions(folder): rewritten(folder, 'images', lambda x: (x/1e4).astype(np.f
 def two_layers(folder): gpd.read_file(folder/'coarse.gpkg').to_file(folder/'coarse.gpkg', layer='roads')
 def few_sites(folder):
     index = pd.read_csv(folder/'index.csv')
-    index[(index['domain']=='coarse') | (index['id']==index['id'].iloc[-1])].to_csv(folder/'index.csv', index=False)
+    is_last = index['id']==index['id'].iloc[-1]
+    index[(index['domain']=='coarse') | is_last].to_csv(folder/'index.csv', index=False)
 
 def said(folder):
-    with pytest.raises(MineC2FError) as e: data.mine_dls(site_split(load_index(folder)), 'coarse', ['B04','B03','B02','B08'], size=64, bs=4)
+    bands = ['B04', 'B03', 'B02', 'B08']
+    with pytest.raises(MineC2FError) as e: data.mine_dls(site_split(load_index(folder)), 'coarse', bands, size=64, bs=4)
     return str(e.value)
 
 def test_errors_are_quoted_right(readme, tmp_path):
@@ -180,9 +250,12 @@ def anchors(text):
 @pytest.mark.parametrize('name', PAGES)
 def test_links_lead_somewhere(repo, name):
     text, home = page(repo, name), (repo/name).parent
-    links = [o.partition('#') for o in re.findall(r'\]\(([^)\s]+)', text) if not o.startswith('http')]
-    lost = [o for o,_,anchor in links if not (home/o).exists() or anchor and anchor not in anchors(page(home, o) if o else text)]
-    assert len(links)>=4 and lost==[]
+    def leads_nowhere(link):
+        path, _, anchor = link.partition('#')
+        if not (home/path).exists(): return True
+        return anchor and anchor not in anchors(page(home, path) if path else text)
+    links = [o for o in re.findall(r'\]\(([^)\s]+)', text) if not o.startswith('http')]
+    assert len(links)>=4 and [o for o in links if leads_nowhere(o)]==[]
     files = [o for o in spans(text) if re.fullmatch(r'(nbs|results|paper_figures|tests|minec2f)/[\w./]*', o)]
     assert files and [o for o in files if not (repo/o).exists()]==[]
 
@@ -194,8 +267,10 @@ def test_reading_order_is_complete(readme, repo):
 def test_parts_are_those_of_the_site(readme, repo, monkeypatch):
     monkeypatch.syspath_prepend(repo/'docs')
     site = importlib.import_module('pages')
-    found = {frozenset(o.path.stem for o in site.notebooks() if part in site.parts_of(o)) for part in site.PARTS if part.pattern.startswith('nbs')}
-    assert {frozenset(spans(names)) for _,names in rows(readme, 'part')}==found
+    parts = [o for o in site.PARTS if o.pattern.startswith('nbs')]
+    found = [{o.path.stem for o in site.of_part(part, site.notebooks())} for part in parts]
+    named = [{*spans(names)} for _,names in rows(readme, 'part')]
+    assert sorted(named, key=sorted)==sorted(found, key=sorted)
 
 def parameters(*functions): return {o for f in functions for o in inspect.signature(f).parameters}
 

@@ -1,7 +1,9 @@
 "Files from strangers: nothing in them is run, nothing outside is read, nothing waits for ever."
 import json, os, pickle, shutil, socket, stat, time
-import numpy as np, pytest, torch
+from hashlib import sha256
 from types import SimpleNamespace
+
+import numpy as np, pytest, torch
 
 from fuzz import small_bundle, write_tiff
 from minec2f.bundle import CARD, WEIGHTS, load_bundle, read_card, save_bundle
@@ -16,7 +18,8 @@ NAMES = 'B04', 'B08'
 
 @pytest.fixture(scope='module')
 def bundle(tmp_path_factory):
-    small_bundle(folder := tmp_path_factory.mktemp('bundle')/'good')
+    folder = tmp_path_factory.mktemp('bundle')/'good'
+    small_bundle(folder)
     return folder
 
 def edited(folder, dst, part=None, **values):
@@ -31,7 +34,8 @@ def dataset(folder, *ids):
     for o in ('images','masks'): (folder/o).mkdir(parents=True)
     write_tiff(folder/'images/a.tif', PIXELS, NAMES)
     write_tiff(folder/'masks/a.tif', (PIXELS[:1]%2).astype(np.uint8), ('label',))
-    (folder/'index.csv').write_text('id,site,domain\n' + ''.join(f'"{o}",{k},fine\n' for k,o in enumerate(ids)))
+    rows = [f'"{o}",{k},fine\n' for k,o in enumerate(ids)]
+    (folder/'index.csv').write_text('id,site,domain\n' + ''.join(rows))
     return folder
 
 # Bundles
@@ -43,7 +47,6 @@ class Bomb:
 
 @pytest.mark.parametrize('dump', [pickle.dump, torch.save])
 def test_pickles_are_not_run(bundle, tmp_path, dump):
-    from hashlib import sha256
     bomb, fake = tmp_path/'bomb', tmp_path/'fake.pth'
     with open(fake, 'wb') as f: dump(dict(a=Bomb(bomb)), f)
     bad = edited(bundle, tmp_path/'bad', weights_sha256=sha256(fake.read_bytes()).hexdigest())
@@ -53,9 +56,14 @@ def test_pickles_are_not_run(bundle, tmp_path, dump):
     assert not bomb.exists()
 
 @pytest.mark.parametrize('part,values', [
-    ('model', dict(encoder='tu-hf-hub:somebody/model')), ('model', dict(encoder='hf-hub:somebody/model')), ('model', dict(weights='imagenet')),
-    ('model', dict(encoder='tu-local-dir:/etc')), ('model', dict(encoder='tu-resnet18.no_such_tag')), ('model', dict(arch='../arch')),
-    ('input', dict(classes=['background', '<img src=http://127.0.0.1/>']))])
+    ('model', dict(encoder='tu-hf-hub:somebody/model')),
+    ('model', dict(encoder='hf-hub:somebody/model')),
+    ('model', dict(encoder='tu-local-dir:/etc')),
+    ('model', dict(encoder='tu-resnet18.no_such_tag')),
+    ('model', dict(weights='imagenet')),
+    ('model', dict(arch='../arch')),
+    ('input', dict(classes=['background', '<img src=http://127.0.0.1/>'])),
+])
 def test_a_page_never_leads_elsewhere(bundle, tmp_path, monkeypatch, part, values):
     def call(*args): pytest.fail('the network was asked')
     for o in ('connect', 'connect_ex'): monkeypatch.setattr(socket.socket, o, call)
@@ -91,21 +99,23 @@ def test_others_may_read_a_bundle_and_only_a_bundle_is_replaced(bundle, tmp_path
 @pytest.mark.parametrize('name', ['../secret/a', 'images/../../secret/a', '{outside}', 'a\nb', 'a\0', '.', '..', ' '])
 def test_an_id_is_a_plain_name(tmp_path, name):
     outside = write_tiff(tmp_path/'a.tif', PIXELS, NAMES)
-    (tmp_path/'secret').mkdir(); shutil.copy(outside, tmp_path/'secret/a.tif')
+    (tmp_path/'secret').mkdir()
+    shutil.copy(outside, tmp_path/'secret/a.tif')
     folder = dataset(tmp_path/'data', 'a', name.format(outside=outside.with_suffix('')))
     with pytest.raises(DatasetError): load_index(folder)
 
 def test_a_link_in_disguise_is_not_followed(tmp_path):
     write_tiff(tmp_path/'secret.tif', PIXELS, NAMES)
     link = f"""<VRTDataset rasterXSize="40" rasterYSize="40"><VRTRasterBand dataType="UInt16" band="1"><SimpleSource>
-        <SourceFilename>{tmp_path}/secret.tif</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"""
+        <SourceFilename>{tmp_path}/secret.tif</SourceFilename><SourceBand>1</SourceBand>
+        </SimpleSource></VRTRasterBand></VRTDataset>"""
     for o in ('image.tif', 'image.jp2', 'image.vrt'): (tmp_path/o).write_text(link)
     for o in ('image.tif', 'image.jp2'):
         for f in (read_chip, read_grid):
             with pytest.raises(RasterError, match='Rename it to .vrt if you trust it'): f(tmp_path/o)
     assert (read_chip(tmp_path/'image.vrt')[0][0]==PIXELS[0]).all()
-    (tmp_path/'outlines.gpkg').write_text(f'''<OGRVRTDataSource><OGRVRTLayer name="x"><SrcDataSource>{tmp_path}/x.shp</SrcDataSource>
-        </OGRVRTLayer></OGRVRTDataSource>''')
+    (tmp_path/'outlines.gpkg').write_text(f'''<OGRVRTDataSource><OGRVRTLayer name="x">
+        <SrcDataSource>{tmp_path}/x.shp</SrcDataSource></OGRVRTLayer></OGRVRTDataSource>''')
     with pytest.raises(PolygonError): read_polygons(tmp_path/'outlines.gpkg')
 
 def test_a_pipe_does_not_wait(bundle, tmp_path):
@@ -119,10 +129,12 @@ def test_a_pipe_does_not_wait(bundle, tmp_path):
     folder = dataset(tmp_path/'data', 'a', 'b')
     os.mkfifo(folder/'images/b.tif')
     with pytest.raises(MineC2FError): load_index(folder)
-    (folder/'index.csv').unlink(); os.mkfifo(folder/'index.csv')
+    (folder/'index.csv').unlink()
+    os.mkfifo(folder/'index.csv')
     with pytest.raises(DatasetError): load_index(folder)
     for o in (CARD, WEIGHTS):
         bad = edited(bundle, tmp_path/f'with {o}')
-        (bad/o).unlink(); os.mkfifo(bad/o)
+        (bad/o).unlink()
+        os.mkfifo(bad/o)
         with pytest.raises(BundleError): load_bundle(bad)
     assert time.monotonic()-start<20

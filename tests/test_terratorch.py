@@ -20,7 +20,8 @@ def checkpoint(tmp_path_factory):
 def both(path, bands):
     "terratorch's encoder and ours with the weights in `path`"
     from terratorch.registry import BACKBONE_REGISTRY
-    theirs = BACKBONE_REGISTRY.build('prithvi_eo_v1_100', pretrained=True, ckpt_path=str(path), bands=[HLS[o] for o in bands], num_frames=1)
+    theirs = BACKBONE_REGISTRY.build('prithvi_eo_v1_100', pretrained=True, ckpt_path=str(path), num_frames=1,
+                                     bands=[HLS[o] for o in bands])
     return theirs.eval(), load_prithvi(PrithviEncoder(len(bands)), path, bands).eval()
 
 @pytest.mark.parametrize('bands', SUBSETS, ids=lambda o: f'{len(o)} bands')
@@ -36,7 +37,8 @@ def test_features_are_those_of_terratorch(checkpoint, bands):
 def test_neck_is_that_of_terratorch():
     from terratorch.models.necks import LearnedInterpolateToPyramidal
     theirs, ours = LearnedInterpolateToPyramidal([64]*4).eval(), PyramidNeck(64).eval()
-    ours.load_state_dict({k.replace('fpn1', 'up4').replace('fpn2.0', 'up2'): v for k,v in theirs.state_dict().items()})
+    def by_our_name(key): return key.replace('fpn1', 'up4').replace('fpn2.0', 'up2')
+    ours.load_state_dict({by_our_name(k): v for k,v in theirs.state_dict().items()})
     maps = [torch.randn(1,64,4,4) for _ in range(4)]
     assert ours.out_channels==list(theirs.process_channel_list([64]*4))
     with torch.no_grad():
@@ -47,7 +49,8 @@ def test_names_and_shapes_of_every_size_fit(tmp_path, name, size):
     "On the meta device: no weights, no memory"
     from terratorch.registry import FULL_MODEL_REGISTRY
     with torch.device('meta'):
-        torch.save(FULL_MODEL_REGISTRY.build(f'prithvi_eo_{name}_mae', pretrained=False).state_dict(), tmp_path/'prithvi.pt')
+        autoencoder = FULL_MODEL_REGISTRY.build(f'prithvi_eo_{name}_mae', pretrained=False)
+        torch.save(autoencoder.state_dict(), tmp_path/'prithvi.pt')
         load_prithvi(PrithviEncoder(6, *size), tmp_path/'prithvi.pt', list(PRITHVI_BANDS))
 
 def test_statistics_are_those_of_terratorch():

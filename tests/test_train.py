@@ -1,8 +1,10 @@
-"The main notebooks end to end under papermill: on synthetic data, on real data, on a GPU; killed, mistyped, and let loose on somebody's folder."
+"""The main notebooks end to end under papermill: on synthetic data, on real data, on a GPU; killed, mistyped, and let
+loose on somebody's folder."""
 import json, os, random, subprocess, sys, time
-import nbformat, papermill, pandas as pd, psutil, pytest, rasterio
 from contextlib import suppress
 from pathlib import Path
+
+import nbformat, papermill, pandas as pd, psutil, pytest, rasterio
 
 from minec2f.chips import load_index
 from minec2f.core import DatasetError, MineC2FError
@@ -15,7 +17,8 @@ EPOCHS = dict(teacher_epochs=2, student_epochs=2)
 def run(repo, out, monkeypatch, **parameters):
     "Run train.ipynb as a user would, from the checkout; its metrics"
     monkeypatch.chdir(repo)
-    papermill.execute_notebook('nbs/train.ipynb', out.with_suffix('.ipynb'), dict(out=str(out), **parameters), progress_bar=False)
+    given = dict(out=str(out), **parameters)
+    papermill.execute_notebook('nbs/train.ipynb', out.with_suffix('.ipynb'), given, progress_bar=False)
     return json.loads((out/'metrics.json').read_text())
 
 def chips(metrics, model): return [o['confusion'] for o in metrics['per_chip'][model]]
@@ -23,8 +26,9 @@ def chips(metrics, model): return [o['confusion'] for o in metrics['per_chip'][m
 def check_outputs(out, metrics, bundles):
     assert sorted(o.name for o in (out/'bundles').iterdir())==sorted(bundles)==sorted(metrics['scores'])
     assert (out/'comparison.png').stat().st_size>10_000 and (out/'learning_curves.png').stat().st_size>5_000
-    for name in metrics['maps']: assert all((out/'maps'/f'{name}{o}').exists() for o in ('.tif', '.gpkg', '.png'))
     assert metrics['maps']
+    for name in metrics['maps']:
+        for suffix in ('.tif', '.gpkg', '.png'): assert (out/'maps'/f'{name}{suffix}').exists()
     assert all(0<=s['miou']<=1 for s in metrics['scores'].values())
 
 def test_parameters_cell(repo):
@@ -50,32 +54,41 @@ def test_predict(repo, default, tmp_path, monkeypatch):
     monkeypatch.chdir(repo)
     parameters = dict(bundle=str(out/'bundles'/'minec2f'), scene=str(out/'data'/'scenes'), out=str(tmp_path/'maps'))
     papermill.execute_notebook('nbs/predict.ipynb', str(tmp_path/'predict.ipynb'), parameters, progress_bar=False)
+    again = tmp_path/'maps'
     for name in metrics['maps']:
-        with rasterio.open(out/'maps'/f'{name}.tif') as a, rasterio.open(tmp_path/'maps'/f'{name}.tif') as b: assert (a.read()==b.read()).all()
-        assert (tmp_path/'maps'/f'{name}.gpkg').exists() and (tmp_path/'maps'/f'{name}.png').exists()
+        with rasterio.open(out/'maps'/f'{name}.tif') as a, rasterio.open(again/f'{name}.tif') as b:
+            assert (a.read()==b.read()).all()
+        assert (again/f'{name}.gpkg').exists() and (again/f'{name}.png').exists()
 
 def test_parameters_change_the_result(repo, default, tmp_path, monkeypatch):
-    """Without weight on distillation the method is fine-tuning, chip for chip; with it, on the same teacher, it is not. A table that has a split keeps it,
-    whatever test_share says"""
+    """Without weight on distillation the method is fine-tuning, chip for chip; with it, on the same teacher, it is not.
+    A table that has a split keeps it, whatever test_share says"""
     before, out = default
-    site_split(load_index(out/'data'), .2, .3)[['id','site','domain','split','polygons']].to_csv(out/'data'/'own.csv', index=False)
-    after = run(repo, tmp_path/'p', monkeypatch, lambda_f=0., lambda_p=0., data=str(out/'data'), table='own.csv', test_share=.6, **SMALL, **EPOCHS)
+    data = out/'data'
+    split = site_split(load_index(data), .2, .3)
+    split[['id','site','domain','split','polygons']].to_csv(data/'own.csv', index=False)
+    after = run(repo, tmp_path/'p', monkeypatch, lambda_f=0., lambda_p=0., data=str(data), table='own.csv',
+                test_share=.6, **SMALL, **EPOCHS)
     assert after['config']['lambda_f']==0
     assert chips(after, 'teacher')==chips(before, 'teacher')
     assert chips(after, 'minec2f')==chips(after, 'finetune')==chips(before, 'finetune')
-    assert before['last_losses']['minec2f']['prediction']>0 and 'prediction' not in after['last_losses']['minec2f']
+    assert before['last_losses']['minec2f']['prediction']>0
+    assert 'prediction' not in after['last_losses']['minec2f']
 
 def test_images_without_labels(repo, tmp_path, monkeypatch):
-    "Chips of the domain `unlabelled`, their masks gone: the method learns from them, they only train, and fine-tuning does not look at them"
+    """Chips of the domain `unlabelled`, their masks gone: the method learns from them, they only train, and fine-tuning
+    does not look at them"""
     data = synth_dataset(tmp_path/'data', n_coarse=12, n_fine=24, size=64, seed=3, n_scenes=0)
     index = pd.read_csv(data/'index.csv')
     index.loc[index.index[-8:], 'domain'] = 'unlabelled'
     index.to_csv(data/'index.csv', index=False)
     for o in index['id'][-8:]: (data/'masks'/f'{o}.tif').unlink()
     index.iloc[:-8].to_csv(data/'labelled.csv', index=False)
-    mixed, alone = (run(repo, tmp_path/o, monkeypatch, data=str(data), table=f'{o}.csv', **SMALL) for o in ('index','labelled'))
-    assert mixed['chips']['unlabelled']==dict(train=8, valid=0, test=0) and 'unlabelled' not in alone['chips']
-    assert mixed['last_losses']['minec2f']['unlabelled']>0 and 'unlabelled' not in alone['last_losses']['minec2f']
+    def trained(table): return run(repo, tmp_path/table, monkeypatch, data=str(data), table=f'{table}.csv', **SMALL)
+    mixed, alone = trained('index'), trained('labelled')
+    assert mixed['chips']['unlabelled']==dict(train=8, valid=0, test=0)
+    assert mixed['last_losses']['minec2f']['unlabelled']>0
+    assert 'unlabelled' not in alone['chips'] and 'unlabelled' not in alone['last_losses']['minec2f']
     assert chips(mixed, 'finetune')==chips(alone, 'finetune')
 
 def cells(repo, **parameters):
@@ -87,34 +100,41 @@ def cells(repo, **parameters):
         if 'parameters' in c.metadata.get('tags', []): space.update(parameters)
     return space
 
-MISTYPED = dict(profile='smok', methods='minec2f,finetun', encoder='resnet19', gate='soft', segmentation=16, pyramid=0, kd_schedule='cosine', feature_attention='cbam',
-                prediction_attention='reliabilty', weights='no_such.pth', lr='fast', student_epochs=0, tau=float('nan'), table='no_such.csv', bands='B04,B99',
-                scene='no_such_folder', size=50, layer='no_such_layer', lambda_f=-1, a_ce=-.5, min_area_ha=-2, band_names=8)
+MISTYPED = dict(
+    profile='smok', methods='minec2f,finetun', encoder='resnet19', weights='no_such.pth', segmentation=16, pyramid=0,
+    gate='soft', kd_schedule='cosine', feature_attention='cbam', prediction_attention='reliabilty', lambda_f=-1,
+    tau=float('nan'), a_ce=-.5, lr='fast', student_epochs=0, size=50, table='no_such.csv', layer='no_such_layer',
+    bands='B04,B99', band_names=8, scene='no_such_folder', min_area_ha=-2)
 
 @pytest.mark.parametrize('name', MISTYPED)
 def test_mistyped_is_refused_before_training(repo, default, tmp_path, monkeypatch, name):
     monkeypatch.chdir(repo)
-    with pytest.raises(MineC2FError) as e: cells(repo, out=str(tmp_path/'out'), data=str(default[1]/'data'), **{name: MISTYPED[name]})
+    given = dict(out=str(tmp_path/'out'), data=str(default[1]/'data')) | {name: MISTYPED[name]}
+    with pytest.raises(MineC2FError) as e: cells(repo, **given)
     assert str(MISTYPED[name]).split(',')[-1] in str(e.value)
     assert not (tmp_path/'out').exists()
 
 def contents(folder): return {o.relative_to(folder): o.read_bytes() for o in folder.rglob('*') if o.is_file()}
 
-@pytest.mark.parametrize('theirs', ['data/field_notes.txt', 'metrics.json', 'bundles/teacher/bundle.json', 'index.csv', None])
+THEIRS = ['data/field_notes.txt', 'metrics.json', 'bundles/teacher/bundle.json', 'index.csv', None]
+
+@pytest.mark.parametrize('theirs', THEIRS)
 def test_a_users_folder_is_left_alone(repo, tmp_path, monkeypatch, theirs):
     "Also where the output is a file"
     monkeypatch.chdir(repo)
     file = tmp_path/'project'/theirs if theirs else tmp_path/'project'
-    file.parent.mkdir(parents=True, exist_ok=True); file.write_text('years of work')
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text('years of work')
     before = contents(tmp_path)
     with pytest.raises(MineC2FError, match='project'): cells(repo, out=str(tmp_path/'project'))
     assert contents(tmp_path)==before
 
 def start(repo, out):
     "The command line of the README in a process of its own; what it prints goes to a file"
-    given = dict(out=str(out), methods='minec2f', **EPOCHS)
-    command = [str(Path(sys.executable).with_name('papermill')), 'nbs/train.ipynb', f'{out}.ipynb', '--no-progress-bar', '--stdout-file', f'{out}.txt']
-    return subprocess.Popen([*command, *(w for k,v in given.items() for w in ('-p', k, str(v)))], cwd=repo, env=os.environ | dict(OMP_NUM_THREADS='1'),
+    command = [str(Path(sys.executable).with_name('papermill')), 'nbs/train.ipynb', f'{out}.ipynb',
+               '--no-progress-bar', '--stdout-file', f'{out}.txt']
+    for k,v in dict(out=out, methods='minec2f', **EPOCHS).items(): command += ['-p', k, str(v)]
+    return subprocess.Popen(command, cwd=repo, env=os.environ | dict(OMP_NUM_THREADS='1'),
                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 def kill(process): # and the kernel, which is a process of its own
@@ -123,32 +143,46 @@ def kill(process): # and the kernel, which is a process of its own
         with suppress(psutil.NoSuchProcess): o.kill()  # it may have come to its end meanwhile
     process.communicate()
 
-def test_killed_twice_and_run_again(repo, default, tmp_path, monkeypatch):
-    "Once at any moment, once while the student trains: in the end the weights and numbers of an unbroken run. It says what it found, and refuses another recipe"
-    (metrics, whole), out, moment = default, tmp_path/'out', random.uniform(2, 25)
-    process = start(repo, out)
-    try: process.wait(moment)
+def kill_after(process, seconds):
+    try: process.wait(seconds)
     except subprocess.TimeoutExpired: kill(process)
-    process = start(repo, out)
-    while not (kept := out/'checkpoints'/'minec2f'/'training.safetensors').exists() and process.poll() is None: time.sleep(.05)
+
+def kill_once(process, path):
+    "Kill it as soon as it has written `path`; it may come to its end before"
+    while not path.exists() and process.poll() is None: time.sleep(.05)
     kill(process)
-    says = [k for k,v in {'teacher was finished before': out/'bundles'/'teacher', 'of 2 epochs were found in': kept}.items() if v.exists()]
+
+def test_killed_twice_and_run_again(repo, default, tmp_path, monkeypatch):
+    """Once at any moment, once while the student trains: in the end the weights and numbers of an unbroken run. It says
+    what it found, and refuses another recipe"""
+    metrics, whole = default
+    out, moment = tmp_path/'out', random.uniform(2, 25)
+    checkpoint = out/'checkpoints'/'minec2f'/'training.safetensors'
+    kill_after(start(repo, out), moment)
+    kill_once(start(repo, out), checkpoint)
+    says = []
+    if (out/'bundles'/'teacher').exists(): says.append('teacher was finished before')
+    if checkpoint.exists(): says.append('of 2 epochs were found in')
     process = start(repo, out)
     process.communicate()
-    printed, again = Path(f'{out}.txt').read_text(), json.loads((out/'metrics.json').read_text())
+    printed = Path(f'{out}.txt').read_text()
     assert process.returncode==0 and says and all(o in printed for o in says), (moment, printed)
+
+    again = json.loads((out/'metrics.json').read_text())
     for name in ('teacher','minec2f'):
-        assert (out/'bundles'/name/'model.safetensors').read_bytes()==(whole/'bundles'/name/'model.safetensors').read_bytes(), moment
+        weights = f'bundles/{name}/model.safetensors'
+        assert (out/weights).read_bytes()==(whole/weights).read_bytes(), moment
         for k in ('scores','last_losses','per_chip'): assert again[k][name]==metrics[k][name], (k, moment)
     assert not list(out.glob('checkpoints/*')) and not list(out.rglob('.minec2f-*'))
     monkeypatch.chdir(repo)
-    with pytest.raises(DatasetError, match=r'lr 0.001 \(asked for: 0.01\)'): cells(repo, out=str(out), methods='minec2f', lr=1e-2, **EPOCHS)
+    with pytest.raises(DatasetError, match=r'lr 0.001 \(asked for: 0.01\)'):
+        cells(repo, out=str(out), methods='minec2f', lr=1e-2, **EPOCHS)
 
 def test_real(repo, real, tmp_path, monkeypatch):
-    "Polygons for the coarse domain, masks for the fine one, whole scenes mapped: three bands, degrees instead of metres"
+    "Polygons for the coarse domain, masks for the fine one, a whole scene mapped: three bands, degrees, not metres"
     data = real/'tailings_br'
-    metrics = run(repo, tmp_path/'real', monkeypatch, data=str(data), polygons=str(data/'coarse_polygons.gpkg'), bands='B04,B03,B02', bs=16,
-                  scene=str(data/'scenes'/'tail_100.tif'), **SMALL)
+    metrics = run(repo, tmp_path/'real', monkeypatch, data=str(data), polygons=str(data/'coarse_polygons.gpkg'),
+                  bands='B04,B03,B02', bs=16, scene=str(data/'scenes'/'tail_100.tif'), **SMALL)
     check_outputs(tmp_path/'real', metrics, ['teacher','minec2f','finetune'])
     assert metrics['chips']['fine']['test']>0 and metrics['chips']['coarse'].get('test', 0)==0
 

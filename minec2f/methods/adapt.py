@@ -10,13 +10,17 @@ __all__ = ['Adaptation', 'discriminator', 'probability_map', 'domain_loss', 'Ada
 # %% ../../nbs/11d_adapt.ipynb #7cc4cc1d
 import math, torch
 from torch import Tensor, nn
-import torch.nn.functional as F
+from torch.nn import functional as F
 
 from ..core import *
+from ..ema import Averaged
 from ..method import *
-from .replay import *
+from .mixing import check_same_size, class_mix, some_classes
+from .replay import WithCoarse
 
 # %% ../../nbs/11d_adapt.ipynb #1820a143
+_TARGET_LABELS = dict(used='fine masks are in the loss', none='they are not')
+
 class Adaptation(WithCoarse):
     "Coarse chips as labelled source, fine ones as target"
     def __init__(self,
@@ -26,14 +30,15 @@ class Adaptation(WithCoarse):
         fine_weight:float=1.,      # Of the supervised loss on fine masks, where used
         coarse_weight:float=1.,    # Of the supervised loss on coarse outlines
     ):
-        if target_labels not in ('used','none'): raise OptionError(f"target_labels={target_labels!r} is not known; there are 'used' and 'none'.")
-        super().__init__(teacher, coarse_dls, fine_weight*(target_labels=='used'), coarse_weight)
+        look_up(target_labels, _TARGET_LABELS, 'target_labels')
+        if target_labels=='none': fine_weight = 0.
+        super().__init__(teacher, coarse_dls, fine_weight, coarse_weight)
         self.target_labels = target_labels
 
     @property
     def target_valid(self): # (B,H,W) bool, pixels of the fine batch that count
         seen = self.x.isfinite().all(1)
-        return seen & (self.y!=255) if self.target_labels=='used' else seen
+        return seen & self.valid if self.target_labels=='used' else seen
 
 # %% ../../nbs/11d_adapt.ipynb #cebfe4c5
 def discriminator(
@@ -64,7 +69,11 @@ def domain_loss(
 @register('adaptsegnet')
 class AdaptSegNet(Adaptation):
     "domain adaptation by a discriminator on the predictions"
-    source, names = 'Tsai et al. 2018 (one output)', ('coarse','adversarial')
+    source = 'Tsai et al. 2018 (one output)'
+    # set in each step
+    maps:list      # two (B,K,H,W) probability maps: of source and target
+    verdict:Tensor # logits of the discriminator for the target's map
+
     def __init__(self,
         teacher,                       # Trained network
         coarse_dls=None,               # Loaders of the coarse domain, the source
@@ -75,8 +84,9 @@ class AdaptSegNet(Adaptation):
         **kwargs,                      # Of `Adaptation`: target_labels, fine_weight, coarse_weight
     ):
         super().__init__(teacher, coarse_dls, **kwargs)
-        self.adversarial_weight, self.d_lr, self.d_betas, self.d_width = adversarial_weight, d_lr, d_betas, d_width
-        self.d, self.d_losses = None, []
+        self.weights |= dict(adversarial=adversarial_weight)
+        self.d_lr,self.d_betas,self.d_width = d_lr,d_betas,d_width
+        self.d,self.d_losses = None,[]
 
     def before_fit(self):
         super().before_fit()
@@ -86,29 +96,34 @@ class AdaptSegNet(Adaptation):
         self.d = discriminator(self.teacher.config['classes'], self.d_width).to(device).requires_grad_(False)
         self.d_opt = torch.optim.Adam(self.d.parameters(), lr=self.d_lr, betas=self.d_betas)
 
-    def kept(self):
-        return super().kept() | dict(d=self.d and (self.d.state_dict(), self.d_opt.state_dict()), d_losses=[float(o) for o in self.d_losses])
-    def restore(self, kept):
-        super().restore(kept)
-        self.d_losses = kept['d_losses']
-        if kept['d'] is None: self.d = None
-        else:
-            self.set_up()
-            for o,state in zip((self.d, self.d_opt), kept['d']): o.load_state_dict(state)
-
     def observe(self):
         super().observe()
-        self.maps = [probability_map(z, o) for z,o in ((self.coarse_pred, self.coarse_y!=255), (self.pred, self.target_valid))]
-        self.verdict = self.d(self.maps[1])
-    def terms(self): return super().terms() | dict(adversarial=self.adversarial_weight*domain_loss(self.verdict, 0))
+        source = probability_map(self.coarse_pred, self.coarse_y!=IGNORE)
+        target = probability_map(self.pred, self.target_valid)
+        self.maps = [source, target]
+        self.verdict = self.d(target)
+    def adversarial_loss(self): return domain_loss(self.verdict, 0)
 
     def after_step(self):
         for o in self.d_opt.param_groups: o['lr'] = self.d_lr*(1-self.pct_train)**.9
         self.d.requires_grad_(True)
         loss = sum(domain_loss(self.d(o.detach()), k) for k,o in enumerate(self.maps))/2
-        loss.backward(); self.d_opt.step(); self.d_opt.zero_grad()
+        loss.backward()
+        self.d_opt.step()
+        self.d_opt.zero_grad()
         self.d.requires_grad_(False)
         self.d_losses.append(loss.detach())
+
+    def kept(self):
+        d = self.d and (self.d.state_dict(), self.d_opt.state_dict())
+        return super().kept() | dict(d=d, d_losses=[float(o) for o in self.d_losses])
+    def restore(self, kept):
+        super().restore(kept)
+        self.d_losses = kept['d_losses']
+        self.d = None
+        if kept['d'] is None: return
+        self.set_up()
+        for o,state in zip((self.d, self.d_opt), kept['d']): o.load_state_dict(state)
 
 # %% ../../nbs/11d_adapt.ipynb #6a860046
 def fourier_swap(
@@ -120,9 +135,10 @@ def fourier_swap(
     check_same_size(x, other)
     if not beta: return x
     b = int(beta*min(x.shape[-2:]))
-    low = [torch.fft.fftfreq(n, 1/n, device=x.device).abs()<b+.5 for n in x.shape[-2:]]
-    fx, fo = torch.fft.fft2(x), torch.fft.fft2(other)
-    amplitude = torch.where(low[0][:,None] & low[1], fo.abs(), fx.abs())
+    rows, columns = (torch.fft.fftfreq(n, 1/n, device=x.device).abs()<b+.5 for n in x.shape[-2:])
+    low = rows[:,None] & columns                                   # (H,W) bool
+    fx, fo = torch.fft.fft2(x), torch.fft.fft2(other)              # (…,H,W) complex
+    amplitude = torch.where(low, fo.abs(), fx.abs())
     return torch.fft.ifft2(torch.polar(amplitude, fx.angle())).real
 
 # %% ../../nbs/11d_adapt.ipynb #c84d5b0b
@@ -130,7 +146,8 @@ def filled(
     x:Tensor, # (…,H,W), NaN where there is no data
 )->Tensor: # (…,H,W) without NaN; 0 where a band has no data at all
     "Missing pixels replaced by the mean of the others"
-    return torch.where(x.isnan(), x.nanmean((-2,-1), keepdim=True).nan_to_num(0), x)
+    mean = x.nanmean((-2,-1), keepdim=True).nan_to_num(0)  # (…,1,1)
+    return torch.where(x.isnan(), mean, x)
 
 def restyle(
     x:Tensor,      # (B,C,H,W) network input, NaN where there is no data
@@ -140,9 +157,10 @@ def restyle(
     beta:float,    # Of `fourier_swap`
 )->Tensor: # (B,C,H,W) network input, NaN where `x` is
     "Images with the light and colours of others"
-    other = other[torch.arange(len(x), device=x.device)%len(other)]
-    styled = fourier_swap(filled(spec.denormalize(x)), filled(other_spec.denormalize(other)), beta)
-    return torch.where(x.isnan(), x, spec.normalize(styled.clamp(min=0)))
+    other = other[torch.arange(len(x), device=x.device)%len(other)]  # (B,C,H,W)
+    own, wanted = filled(spec.denormalize(x)), filled(other_spec.denormalize(other))
+    styled = fourier_swap(own, wanted, beta).clamp(min=0)            # reflectance
+    return torch.where(x.isnan(), x, spec.normalize(styled))
 
 # %% ../../nbs/11d_adapt.ipynb #e479e923
 def robust_entropy(
@@ -152,14 +170,15 @@ def robust_entropy(
 )->Tensor: # Scalar in 0-1; 0 where no pixel is valid
     "Entropy penalty that forgives high entropy (FDA)"
     log_p = logits.float().log_softmax(1)
-    h = -(log_p.exp()*log_p).sum(1)/math.log(logits.shape[1])
-    return ((h**2+1e-8)**power*valid).sum()/valid.sum().clamp(min=1)
+    h = -(log_p.exp()*log_p).sum(1)/math.log(logits.shape[1])  # (B,H,W) in 0-1
+    penalty = (h**2+1e-8)**power
+    return (penalty*valid).sum() / valid.sum().clamp(min=1)
 
 # %% ../../nbs/11d_adapt.ipynb #966b3e3c
 @register('fda')
 class FourierAdaptation(Adaptation):
     "domain adaptation by the light and colours of fine images on coarse ones"
-    source, names = 'FDA, Yang and Soatto 2020 (one beta)', ('coarse','entropy')
+    source = 'FDA, Yang and Soatto 2020 (one beta)'
     def __init__(self,
         teacher,                   # Trained network
         coarse_dls=None,           # Loaders of the coarse domain, the source
@@ -170,15 +189,14 @@ class FourierAdaptation(Adaptation):
         **kwargs,                  # Of `Adaptation`: target_labels, fine_weight, coarse_weight
     ):
         super().__init__(teacher, coarse_dls, **kwargs)
-        self.beta, self.entropy_weight, self.entropy_power, self.entropy_start = beta, entropy_weight, entropy_power, entropy_start
+        self.weights |= dict(entropy=entropy_weight)
+        self.fades |= dict(entropy=lambda t: float(t>=entropy_start))
+        self.beta,self.entropy_power = beta,entropy_power
 
     def next_coarse(self):
         super().next_coarse()
         self.coarse_x = restyle(self.coarse_x, self.x, self.coarse_dls.spec, self.dls.spec, self.beta)
-
-    def terms(self):
-        weight = self.entropy_weight*(self.pct_train>=self.entropy_start)
-        return super().terms() | dict(entropy=weight*robust_entropy(self.pred, self.target_valid, self.entropy_power))
+    def entropy_loss(self): return robust_entropy(self.pred, self.target_valid, self.entropy_power)
 
 # %% ../../nbs/11d_adapt.ipynb #9367d8d4
 def weighted_cross_entropy(
@@ -187,8 +205,8 @@ def weighted_cross_entropy(
     weight:Tensor, # (B,H,W) of each pixel
 )->Tensor: # Scalar; 0 where no pixel is valid
     "Sum of weighted cross-entropies over the number of valid pixels"
-    ce = F.cross_entropy(logits.float(), y, ignore_index=255, reduction='none')
-    return (weight*ce).sum()/(y!=255).sum().clamp(min=1)
+    ce = F.cross_entropy(logits.float(), y, ignore_index=IGNORE, reduction='none')  # (B,H,W)
+    return (weight*ce).sum() / (y!=IGNORE).sum().clamp(min=1)
 
 def pseudo_labels(
     p:Tensor,          # (B,C,H,W) probabilities
@@ -196,8 +214,9 @@ def pseudo_labels(
     confidence:float,  # What counts as sure
 )->tuple: # (B,H,W) class, 255 where not valid; scalar, share of valid pixels that are sure
     "Most probable classes, and how far they can be trusted"
-    top, label = p.max(1)
-    return torch.where(valid, label, 255), ((top>=confidence) & valid).sum()/valid.sum().clamp(min=1)
+    top, label = p.max(1)                                                           # (B,H,W)
+    sure = ((top>=confidence) & valid).sum()/valid.sum().clamp(min=1)
+    return torch.where(valid, label, IGNORE), sure
 
 # %% ../../nbs/11d_adapt.ipynb #5e86a9c7
 def band_gain(
@@ -211,9 +230,15 @@ def band_gain(
 
 # %% ../../nbs/11d_adapt.ipynb #337f4403
 @register('dacs')
-class MixedAdaptation(Adaptation):
+class MixedAdaptation(Averaged, Adaptation):
     "domain adaptation by coarse pixels pasted onto pseudo-labelled fine images"
-    source, names = 'DACS, Tranheden et al. 2021', ('coarse','mixed')
+    source = 'DACS, Tranheden et al. 2021'
+    # set in each step
+    mixed_x:Tensor       # (B,C,H,W) fine images with coarse pixels
+    mixed_y:Tensor       # (B,H,W) pseudo labels and coarse labels, 255 ignored
+    mixed_weights:Tensor # (B,H,W) 1 where pasted, elsewhere the share of sure pixels
+    mixed_pred:Tensor    # (B,K,H,W) the student's logits
+
     def __init__(self,
         teacher,                 # Trained network
         coarse_dls=None,         # Loaders of the coarse domain, the source
@@ -224,17 +249,18 @@ class MixedAdaptation(Adaptation):
         **kwargs,                # Of `Adaptation`: target_labels, fine_weight, coarse_weight
     ):
         super().__init__(teacher, coarse_dls, **kwargs)
-        self.mixed_weight, self.confidence, self.decay, self.gain = mixed_weight, confidence, decay, gain
+        self.weights |= dict(mixed=mixed_weight)
+        self.confidence,self.decay,self.gain = confidence,decay,gain
 
-    def mixture(self):
-        with torch.no_grad(): p = self.ema.model(self.x).float().softmax(1)
-        label, q = pseudo_labels(p, self.target_valid, self.confidence)
-        x, y, pasted = class_mix(self.coarse_x, self.coarse_y, self.x, label, some_classes(self.coarse_y, p.shape[1]))
-        return x, y, torch.where(pasted, 1., q)
+    def mix(self):
+        p = self.averaged(self.x)
+        label, sure = pseudo_labels(p, self.target_valid, self.confidence)
+        chosen = some_classes(self.coarse_y, p.shape[1])
+        self.mixed_x, self.mixed_y, pasted = class_mix(self.coarse_x, self.coarse_y, self.x, label, chosen)
+        self.mixed_weights = torch.where(pasted, 1., sure)
 
     def observe(self):
         super().observe()
-        self.mixed_x, self.mixed_y, self.mixed_weights = self.mixture()
+        self.mix()
         self.mixed_pred = self.model(band_gain(self.mixed_x, self.dls.spec, self.gain))
-    def terms(self):
-        return super().terms() | dict(mixed=self.mixed_weight*weighted_cross_entropy(self.mixed_pred, self.mixed_y, self.mixed_weights))
+    def mixed_loss(self): return weighted_cross_entropy(self.mixed_pred, self.mixed_y, self.mixed_weights)

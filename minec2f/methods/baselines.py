@@ -14,16 +14,20 @@ from ..method import *
 @register('finetune')
 class FineTune(Method):
     "the teacher, trained on with the fine masks"
-    stores,sees_teacher = 'teacher weights at the start',False
+    stores = 'teacher weights at the start'
+    sees_teacher = False
 
 @register('fine_only')
 class FineOnly(Method):
     "the fine masks alone"
-    start,stores,sees_teacher = 'scratch','nothing',False
+    start = 'scratch'
+    stores = 'nothing'
+    sees_teacher = False
 
 @register('coarse_only')
 class CoarseOnly(Method):
     "the teacher as it is"
-    stores,sees_teacher = 'teacher weights',False
+    stores = 'teacher weights'
+    sees_teacher = False
     def before_backward(self): raise CancelBackwardException
     def before_step(self): raise CancelStepException

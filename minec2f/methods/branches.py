@@ -18,12 +18,12 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from ..core import *
-from ..models import mine_model
-from ..training import *
-from .distill import full_precision
-from .structure import *
-from .incremental import *
 from ..method import *
+from .distill import distillation, full_precision
+from .incremental import Wrapped
+from .structure import Prototypes, alignment, class_cells, cluster, inter_class, intra_class, separate
+from ..models import mine_model
+from ..training import Stream
 
 # %% ../../nbs/11b_branches.ipynb #6f3e7efd
 class Adapter(nn.Module):
@@ -37,19 +37,19 @@ class Adapter(nn.Module):
         return weight + F.pad(self.rap, (w, w, h, h))
 
 # %% ../../nbs/11b_branches.ipynb #331be7b2
-PLACES = dict(lateral=lambda name, conv: bool(re.match(r'decoder\.p\d', name)),
-              down=lambda name, conv: name.startswith('encoder.') and (max(conv.stride)>1 or 'transition' in name),
-              encoder=lambda name, conv: name.startswith('encoder.'))
+def _lateral(name, conv): return bool(re.match(r'decoder\.p\d', name))
+def _in_encoder(name, conv): return name.startswith('encoder.')
+def _down(name, conv): return _in_encoder(name, conv) and (max(conv.stride)>1 or 'transition' in name)
+PLACES = dict(lateral=_lateral, down=_down, encoder=_in_encoder)
 
 def adaptable(
     net:nn.Module, # A `MineNet`
     where:tuple,   # Names of `PLACES`
-)->dict: # Name -> convolution
+)->dict: # Name -> convolution; raises `OptionError`
     "The convolutions of a network that get an adapter"
-    if unknown := [o for o in where if o not in PLACES]:
-        raise OptionError(f"adapters cannot sit at {', '.join(unknown)}; there are {', '.join(PLACES)}.")
+    wanted = [look_up(o, PLACES, 'a place of adapters') for o in where]
     convs = {k: o for k,o in net.named_modules() if isinstance(o, nn.Conv2d) and all(s%2 for s in o.kernel_size)}
-    return {k: o for k,o in convs.items() if any(PLACES[w](k, o) for w in where)}
+    return {k: o for k,o in convs.items() if any(is_there(k, o) for is_there in wanted)}
 
 # %% ../../nbs/11b_branches.ipynb #cdf0e604
 NORMS = nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm
@@ -58,11 +58,13 @@ class Branched(Wrapped):
     "A network with adapters, whose shared convolutions also serve another domain's parts"
     def __init__(self, net, where): # net: a `MineNet`; where: names of `PLACES`
         super().__init__(net)
-        for conv in adaptable(net, where).values(): parametrize.register_parametrization(conv, 'weight', Adapter(conv.weight))
+        for conv in adaptable(net, where).values():
+            parametrize.register_parametrization(conv, 'weight', Adapter(conv.weight))
 
     def is_shared(self, name): # of a state entry of `net`
         of_norm = isinstance(self.net.get_submodule(name.rpartition('.')[0]), NORMS)
-        return bool(re.match(r'encoder\.|decoder\.p\d', name)) and not of_norm and not name.endswith('.rap')
+        of_adapter = name.endswith('.rap')
+        return bool(re.match(r'encoder\.|decoder\.p\d', name)) and not (of_norm or of_adapter)
 
     @property
     def encoder(self): return nn.ParameterList([p for k,p in self.net.named_parameters() if self.is_shared(k)])
@@ -89,7 +91,8 @@ def folded(
     with torch.random.fork_rng(devices=[]): ordinary = mine_model(**net.config)
     ordinary.load_state_dict(state)
     ordinary.weights = net.weights
-    return ordinary.to(state[f'{convs[0]}.weight'].device if convs else next(net.parameters()).device).eval()
+    device = next(net.parameters()).device
+    return ordinary.to(device).eval()
 
 # %% ../../nbs/11b_branches.ipynb #90233248
 def swapped(
@@ -110,25 +113,34 @@ def divergence_as_released(
     valid:Tensor,   # (B,H,W) bool
 )->Tensor: # Scalar, mean over classes and valid pixels; below 0 for certain students
     "What the release of MDIL minimises: kl_div of probabilities, not of their logarithms"
-    p, q = (full_precision(o).softmax(1) for o in (student, teacher.detach()))
-    return (F.kl_div(p, q, reduction='none').mean(1)*valid).sum() / valid.sum().clamp(min=1)
+    p = full_precision(student).softmax(1)
+    q = full_precision(teacher.detach()).softmax(1)
+    per_pixel = F.kl_div(p, q, reduction='none').mean(1)  # (B,H,W)
+    return (per_pixel*valid).sum() / valid.sum().clamp(min=1)
 
-DIVERGENCES = dict(correct=lambda *args: distillation(*args, tau=1.), as_released=divergence_as_released)
+def _divergence(student, teacher, valid): return distillation(student, teacher, valid, tau=1.)
+DIVERGENCES = dict(correct=_divergence, as_released=divergence_as_released)
 
 # %% ../../nbs/11b_branches.ipynb #79418c5e
 @register('mdil')
-class MDIL(Weighted):
+class MDIL(Method):
     "MDIL: adapters, norm layers and a decoder of its own for the new domain; the old branch is held to the teacher"
-    source,bn = 'MDIL, Garg et al. 2022 (adapted)','student'
+    source = 'MDIL, Garg et al. 2022 (adapted)'
+    bn = 'student'
+    # set in each step
+    old_logits:Tensor # (B,K,H,W) of the old branch, for the fine batch
+
     def __init__(self,
         teacher,            # Trained network
         coarse_dls=None,    # Not used
         lambda_kd:float=.1, # Weight of the divergence of the old branch
-        kld:str='correct',  # 'correct', or 'as_released'
+        kld:str='correct',  # One of `DIVERGENCES`
         where:tuple=('lateral','down'), # Where adapters sit, names of `PLACES`
     ):
-        super().__init__(teacher, kd=lambda_kd)
-        self.divergence,self.where = look_up(kld, DIVERGENCES, 'kld'),where
+        super().__init__(teacher)
+        self.weights |= dict(kd=lambda_kd)
+        self.divergence = look_up(kld, DIVERGENCES, 'kld')
+        self.where = where
 
     def student(self): return Branched(super().student(), self.where)
     def before_fit(self):
@@ -138,15 +150,19 @@ class MDIL(Weighted):
     def observe(self):
         super().observe()
         if not self.names: return
-        with evaluating(self.model): self.old_logits = functional_call(self.network.net, self.old_parts, tuple(self.xb))
+        with evaluating(self.model):
+            self.old_logits = functional_call(self.network.net, self.old_parts, tuple(self.xb))
     def kd_loss(self): return self.divergence(self.old_logits, self.teacher_logits, self.valid)
 
 # %% ../../nbs/11b_branches.ipynb #d56fb01e
-def _convs(channels, kernel, dilation): # convolutions with leaky ReLU between and after
-    for a,b,k in zip(channels, channels[1:], kernel):
-        conv = nn.Conv2d(a, b, k, padding=dilation*(k//2), dilation=dilation if k>1 else 1)
+def _convs(channels, kernels, dilation): # convolutions with leaky ReLU between and after
+    layers = []
+    for a,b,k in zip(channels, channels[1:], kernels):
+        spread = dilation if k>1 else 1
+        conv = nn.Conv2d(a, b, k, padding=dilation*(k//2), dilation=spread)
         nn.init.kaiming_normal_(conv.weight, a=.1)
-        yield from (conv, nn.LeakyReLU(.1))
+        layers += [conv, nn.LeakyReLU(.1)]
+    return layers
 
 class Projected(Wrapped):
     "A network and a projector of its deepest encoder feature"
@@ -163,20 +179,29 @@ class Projected(Wrapped):
     )->list: # The reconstruction error of each step
         "Train the projector as the front half of an auto-encoder"
         c = self.channels
-        back = nn.Sequential(*[*_convs([c//4, c//2, c], (3,3), 1)][:-1]).to(self.warm.device)
-        opt, errors = torch.optim.Adam([*self.projector.parameters(), *back.parameters()], lr=lr), []
+        back = nn.Sequential(*_convs([c//4, c//2, c], (3,3), 1)[:-1]).to(self.warm.device)  # ends without nonlinearity
+        opt = torch.optim.Adam([*self.projector.parameters(), *back.parameters()], lr=lr)
+        errors = []
         for _,f in zip(range(steps), features):
             loss = F.mse_loss(back(self.projector(f)), f)
-            opt.zero_grad(); loss.backward(); opt.step()
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
             errors.append(loss.item())
         self.warm.fill_(True)
         return errors
 
 # %% ../../nbs/11b_branches.ipynb #3d787755
 @register('sppa')
-class SPPA(Weighted):
+class SPPA(Method):
     "SPPA: projected features, the structure within and between classes, and prototypes"
-    source,levels = 'SPPA, Lin et al. 2022 (its losses, adapted)',('C5','seg')
+    source = 'SPPA, Lin et al. 2022 (its losses, adapted)'
+    levels = 'C5', 'seg'
+    # set in each step
+    projected:tuple  # two (B,C/4,h,w): projections of C5 of student and teacher
+    teacher_cells:Tensor # (B,K,h,w), classes of the cells of `seg` as the teacher sees them
+    cells:Tensor     # (B,K,h,w), as the fine labels say
+
     def __init__(self,
         teacher,                     # Trained network
         coarse_dls=None,             # Not used
@@ -190,57 +215,62 @@ class SPPA(Weighted):
         margin:float=1.,             # Cosine distance that is far enough
         warm_steps:int=200,          # Batches of fine images that the projector learns from first
     ):
+        super().__init__(teacher)
         if lambda_kd is None: lambda_kd = 5/teacher.config['classes']
-        super().__init__(teacher, kd=lambda_kd, align=lambda_align, intra=lambda_intra, inter=lambda_inter,
-                         cluster=lambda_cluster, separate=lambda_separate)
+        self.weights |= dict(kd=lambda_kd, align=lambda_align, intra=lambda_intra, inter=lambda_inter,
+                             cluster=lambda_cluster, separate=lambda_separate)
         self.tau,self.margin,self.warm_steps = tau,margin,warm_steps
         self.old_projector,self.prototypes,self.warm_errors = None,Prototypes(),[]
 
     def student(self): return Projected(super().student())
     def observe(self):
         super().observe()
-        mine, its = self.features('C5')
-        self.projected = self.network.projector(mine), self.old_projector(its)
+        student, teacher = self.student_features, self.teacher_features
+        self.projected = self.network.projector(student['C5']), self.old_projector(teacher['C5'])
+        classes, size = self.pred.shape[1], student['seg'].shape[-2:]
+        seen = torch.where(self.valid, self.teacher_logits.argmax(1), IGNORE)  # (B,H,W)
+        self.teacher_cells = class_cells(seen, size, classes)
+        self.cells = class_cells(self.y, size, classes)
 
+    def embeddings(self): return self.student_features['seg'], self.teacher_features['seg']
     def kd_loss(self): return distillation(self.pred, self.teacher_logits, self.valid, self.tau)
     def align_loss(self): return alignment(*self.projected, self.valid)
-    def intra_loss(self): return intra_class(*self.features('seg'), self.old_cells)
-    def inter_loss(self): return inter_class(*self.features('seg'), self.old_cells)
-    def cluster_loss(self): return cluster(self.features('seg')[0], self.cells, self.prototypes.update(self.features('seg')[0], self.cells))
-    def separate_loss(self): return separate(self.features('seg')[0], self.cells, self.margin)
+    def intra_loss(self): return intra_class(*self.embeddings(), self.teacher_cells)
+    def inter_loss(self): return inter_class(*self.embeddings(), self.teacher_cells)
+    def separate_loss(self): return separate(self.student_features['seg'], self.cells, self.margin)
+    def cluster_loss(self):
+        embedding = self.student_features['seg']
+        prototypes = self.prototypes.update(embedding, self.cells)  # with this batch
+        return cluster(embedding, self.cells, prototypes)
 
 # %% ../../nbs/11b_branches.ipynb #c42afd78
 @patch
 def before_fit(self:SPPA):
     super(SPPA, self).before_fit()
-    if not self.network.warm:
-        self.warm_errors = self.network.warm_up(self.teacher_features(), self.warm_steps)
-        self.old_projector = copy.deepcopy(self.network.projector).requires_grad_(False)
     self.prototypes = Prototypes()
+    if self.network.warm: return
+    self.warm_errors = self.network.warm_up(self.deep_features(), self.warm_steps)
+    self.old_projector = copy.deepcopy(self.network.projector).requires_grad_(False)
+
+@patch
+def deep_features(self:SPPA): # Yields (B,C,h,w)
+    "The teacher's deepest features of the fine images, batch after batch"
+    for x,*_ in Stream(self.dls.train):
+        with torch.no_grad(): self.teacher(x.as_subclass(Tensor))
+        yield self.teacher_taps.features['C5']
 
 @patch
 def kept(self:SPPA):
-    old, p = self.old_projector, self.prototypes
-    return super(SPPA, self).kept() | dict(projector=old and old.state_dict(), prototypes=(p.mean, p.n), warm_errors=self.warm_errors)
+    projector = self.old_projector and self.old_projector.state_dict()
+    prototypes = self.prototypes.mean, self.prototypes.n
+    return super(SPPA, self).kept() | dict(projector=projector, prototypes=prototypes, warm_errors=self.warm_errors)
 
 @patch
 def restore(self:SPPA, kept):
     super(SPPA, self).restore(kept)
     self.old_projector = kept['projector'] and copy.deepcopy(self.network.projector).requires_grad_(False)
     if self.old_projector: self.old_projector.load_state_dict(kept['projector'])
-    self.prototypes.mean, self.prototypes.n = (o.to(self.network.warm.device) if isinstance(o, Tensor) else o for o in kept['prototypes'])
+    device = self.network.warm.device
+    mean, n = (o.to(device) if isinstance(o, Tensor) else o for o in kept['prototypes'])
+    self.prototypes.mean,self.prototypes.n = mean,n
     self.warm_errors = kept['warm_errors']
-
-@patch
-def teacher_features(self:SPPA):
-    "The teacher's deepest features of the fine images, batch after batch"
-    for x,*_ in Stream(self.dls.train):
-        with torch.no_grad(): self.teacher(x.as_subclass(Tensor))
-        yield self.taps[1].features['C5']
-
-@patch
-def terms(self:SPPA):
-    k, size = self.pred.shape[1], self.taps[0].features['seg'].shape[-2:]
-    self.old_cells = class_cells(torch.where(self.valid, self.teacher_logits.argmax(1), 255), size, k)
-    self.cells = class_cells(self.y, size, k)
-    return super(SPPA, self).terms()

@@ -6,7 +6,7 @@
 __all__ = ['FACTORS', 'full_precision', 'unit', 'feature_distillation', 'weighted_feature_distillation', 'attention_transfer',
            'channelwise_distillation', 'boundary_weight', 'confidence_weight', 'agreement_weight', 'check_reliability',
            'reliability', 'uniform_weight', 'shuffled_weight', 'entropy_percentile', 'prediction_distillation',
-           'selectivity']
+           'distillation', 'soft_cross_entropy', 'selectivity']
 
 # %% ../../nbs/10_distill.ipynb #337f8ab2
 import math
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core import *
-from ..contour import *
+from ..contour import contour_distance
 
 # %% ../../nbs/10_distill.ipynb #926eb472
 def full_precision(x):
@@ -27,34 +27,44 @@ def unit(
 )->Tensor: # (B,…) with L2 norm 1 per sample
     "Features scaled to unit length per sample"
     f = full_precision(f)
-    return f / f.flatten(1).norm(dim=1).clamp(min=1e-8).view(-1, *[1]*(f.ndim-1))
+    length = f.flatten(1).norm(dim=1).clamp(min=1e-8)  # (B,)
+    return f / length.view(-1, *[1]*(f.ndim-1))
 
 def feature_distillation(
     student:list, # Features (B,C,H,W) of each level
     teacher:list, # Features of the same shapes; no gradient flows there
 )->Tensor: # Scalar in 0-4
     "Attentive feature distillation, equation (3)"
-    return torch.stack([(unit(s)-unit(t.detach())).pow(2).flatten(1).sum(1).mean() for s,t in zip(student, teacher)]).mean()
+    gaps = [unit(s)-unit(t.detach()) for s,t in zip(student, teacher)]      # (B,C,H,W) each
+    per_level = [gap.pow(2).flatten(1).sum(1).mean() for gap in gaps]       # 2-2cos each
+    return torch.stack(per_level).mean()
 
 # %% ../../nbs/10_distill.ipynb #d432d3b5
+def _weighted_gap(s, t, a): # (B,C,H,W) each; `a` broadcasts
+    s = F.normalize(full_precision(s), dim=1)           # unit length at every position
+    t = F.normalize(full_precision(t.detach()), dim=1)
+    a = full_precision(a.detach()).expand_as(s)
+    gap = (a*(s-t)**2).flatten(1).sum(1)                # (B,)
+    total = a.flatten(1).sum(1).clamp(min=1e-8)         # (B,)
+    return (gap/total).mean()
+
 def weighted_feature_distillation(
     student:list, # Features (B,C,H,W) of each level
     teacher:list, # Features of the same shapes; no gradient flows there
     weight:list,  # For each level what broadcasts to (B,C,H,W), in 0-1, detached here
 )->Tensor: # Scalar >= 0
     "Squared distance of features with unit length at every position, weighted and divided by the sum of weights"
-    def one(s, t, a):
-        s, t, a = F.normalize(full_precision(s), dim=1), F.normalize(full_precision(t.detach()), dim=1), full_precision(a.detach()).expand_as(s)
-        return ((a*(s-t)**2).flatten(1).sum(1) / a.flatten(1).sum(1).clamp(min=1e-8)).mean()
-    return torch.stack([one(*o) for o in zip(student, teacher, weight)]).mean()
+    return torch.stack([_weighted_gap(*o) for o in zip(student, teacher, weight)]).mean()
 
+# %% ../../nbs/10_distill.ipynb #e8fb7d12
 def attention_transfer(
     student:list, # Features (B,C,H,W) of each level; channels may differ from the teacher's
     teacher:list, # Features with the same H, W; no gradient flows there
 )->Tensor: # Scalar >= 0
     "Mean squared difference of unit-length activation maps (Zagoruyko and Komodakis 2017, as released)"
-    def q(f): return unit(full_precision(f).pow(2).mean(1))
-    return torch.stack([(q(s)-q(t.detach())).pow(2).mean() for s,t in zip(student, teacher)]).mean()
+    def activation(f): return unit(full_precision(f).pow(2).mean(1)) # (B,H,W)
+    gaps = [activation(s)-activation(t.detach()) for s,t in zip(student, teacher)]
+    return torch.stack([gap.pow(2).mean() for gap in gaps]).mean()
 
 def channelwise_distillation(
     student:list,  # Features (B,C,H,W) of each level
@@ -62,9 +72,10 @@ def channelwise_distillation(
     tau:float=4.,  # Temperature
 )->Tensor: # Scalar >= 0
     "Kullback-Leibler divergence of each channel's distribution over space (Shu et al. 2021)"
-    def logp(f): return full_precision(f).flatten(2).div(tau).log_softmax(2)
-    def one(s, t): return (t.exp()*(t-s)).sum(2).mean()
-    return tau**2*torch.stack([one(logp(s), logp(t.detach())) for s,t in zip(student, teacher)]).mean()
+    def log_p(f): return full_precision(f).flatten(2).div(tau).log_softmax(2)       # (B,C,HW)
+    def divergence(log_s, log_t): return (log_t.exp()*(log_t-log_s)).sum(2).mean()
+    per_level = [divergence(log_p(s), log_p(t.detach())) for s,t in zip(student, teacher)]
+    return tau**2*torch.stack(per_level).mean()
 
 # %% ../../nbs/10_distill.ipynb #b8f4ea75
 def boundary_weight(
@@ -79,7 +90,8 @@ def confidence_weight(
 )->Tensor: # (B,…) in 0-1: 1 when certain, 0 when uniform
     "One minus normalised entropy, w_H"
     p = p.clamp(min=1e-8)
-    return (1 + (p*p.log()).sum(1)/math.log(p.shape[1])).clamp(0, 1)
+    minus_entropy = (p*p.log()).sum(1)
+    return (1 + minus_entropy/math.log(p.shape[1])).clamp(0, 1)
 
 def agreement_weight(
     p:Tensor,        # (B,C,…) probabilities
@@ -88,7 +100,9 @@ def agreement_weight(
 )->Tensor: # (B,…) in eps-1
     "How far the teacher agrees with the fine label, w_ok"
     known = y<p.shape[1]
-    return eps + (1-eps)*p.gather(1, (y*known).long().unsqueeze(1)).squeeze(1)*known
+    index = (y*known).long().unsqueeze(1)          # (B,1,…)
+    p_label = p.gather(1, index).squeeze(1)*known  # (B,…)
+    return eps + (1-eps)*p_label
 
 # %% ../../nbs/10_distill.ipynb #2b6d3944
 FACTORS = ('boundary', 'confidence', 'agreement')
@@ -99,7 +113,8 @@ def check_reliability(
     eps:float,
 )->dict: # The same by name; raises `OptionError`
     "What the weights can be computed with"
-    if not 0<sigma_b<math.inf: raise OptionError(f'sigma_b={sigma_b}: a position uncertainty above 0 px was expected, such as 3.')
+    if not 0<sigma_b<math.inf:
+        raise OptionError(f'sigma_b={sigma_b}: a position uncertainty above 0 px was expected, such as 3.')
     if not math.isfinite(mu_b): raise OptionError(f'mu_b={mu_b}: a displacement in px was expected, such as 0.')
     if not 0<=eps<=1: raise OptionError(f'eps={eps}: a floor in 0-1 was expected, such as 0.05.')
     return dict(sigma_b=sigma_b, mu_b=mu_b, eps=eps)
@@ -116,10 +131,12 @@ def reliability(
     "How far the teacher can be trusted at each pixel, equation (5)"
     check_reliability(sigma_b, mu_b, eps)
     logits = full_precision(logits)
-    p, w = logits.softmax(1), torch.ones_like(logits[:,0])
+    p = logits.softmax(1)
+    w = torch.ones_like(logits[:,0])
     if 'boundary' in factors:
-        reach = math.ceil(4*sigma_b+abs(mu_b)) + 1
-        w = w*boundary_weight(contour_distance(logits.argmax(1), y!=255, mu_b, reach, logits.shape[1]), sigma_b)
+        reach = math.ceil(4*sigma_b+abs(mu_b)) + 1  # beyond, the weight is 1
+        d = contour_distance(logits.argmax(1), y!=IGNORE, mu_b, reach, logits.shape[1])
+        w = w*boundary_weight(d, sigma_b)
     if 'confidence' in factors: w = w*confidence_weight(p)
     if 'agreement' in factors: w = w*agreement_weight(p, y, eps)
     return w
@@ -130,7 +147,8 @@ def uniform_weight(
     valid:Tensor,  # (B,H,W) bool
 )->Tensor: # (B,H,W), the mean of `weight` over valid pixels everywhere
     "The control: as much weight, everywhere alike"
-    return torch.full_like(weight, 1.)*((weight*valid).sum()/valid.sum().clamp(min=1))
+    mean = (weight*valid).sum()/valid.sum().clamp(min=1)
+    return torch.full_like(weight, 1.)*mean
 
 def shuffled_weight(
     weight:Tensor, # (B,H,W)
@@ -138,7 +156,9 @@ def shuffled_weight(
 )->Tensor: # (B,H,W)
     "The control: the same weights, in random places of the same image"
     res = weight.clone()
-    for w,v in zip(res, valid): w[v] = w[v][torch.randperm(int(v.sum()), device=w.device)]
+    for w,v in zip(res, valid):
+        order = torch.randperm(int(v.sum()), device=w.device)
+        w[v] = w[v][order]
     return res
 
 def entropy_percentile(
@@ -150,7 +170,8 @@ def entropy_percentile(
     certainty = confidence_weight(p)
     if not valid.any(): return torch.zeros_like(certainty)
     values = certainty[valid].float()
-    return (certainty>=values.kthvalue(max(1, math.ceil((1-keep)*len(values)))).values).to(certainty.dtype)
+    rank = max(1, math.ceil((1-keep)*len(values)))
+    return (certainty>=values.kthvalue(rank).values).to(certainty.dtype)
 
 # %% ../../nbs/10_distill.ipynb #730bfde8
 def prediction_distillation(
@@ -162,10 +183,34 @@ def prediction_distillation(
     floor:float=.05,  # Least mean weight in the denominator
 )->Tensor: # Scalar >= 0; 0 where no pixel is valid
     "Attentive prediction distillation, equation (4)"
-    log_s, log_t = (full_precision(o).div(tau).log_softmax(1) for o in (student, teacher.detach()))
-    kl = (log_t.exp()*(log_t-log_s)).sum(1)
-    w = full_precision(weight)*valid
-    return tau**2 * (w*kl).sum() / torch.maximum(w.sum(), floor*valid.sum(dtype=w.dtype)).clamp(min=1e-8)
+    log_s = full_precision(student).div(tau).log_softmax(1)           # (B,C,H,W)
+    log_t = full_precision(teacher.detach()).div(tau).log_softmax(1)  # (B,C,H,W)
+    kl = (log_t.exp()*(log_t-log_s)).sum(1)                           # (B,H,W)
+    w = full_precision(weight)*valid                                  # (B,H,W)
+    total = tau**2 * (w*kl).sum()
+    least = floor*valid.sum(dtype=w.dtype)
+    return total / torch.maximum(w.sum(), least).clamp(min=1e-8)
+
+# %% ../../nbs/10_distill.ipynb #36db20fe
+def distillation(
+    student:Tensor, # (B,K,H,W) logits
+    teacher:Tensor, # (B,K,H,W) logits; no gradient flows there
+    valid:Tensor,   # (B,H,W) bool
+    tau:float=2.,   # Temperature
+)->Tensor: # Scalar >= 0, mean over valid pixels
+    "Plain distillation: tau^2 times the mean KL divergence of the teacher's from the student's probabilities"
+    everywhere = torch.ones_like(valid, dtype=torch.float32)
+    return prediction_distillation(student, teacher, everywhere, valid, tau)
+
+def soft_cross_entropy(
+    logits:Tensor, # (B,K,H,W)
+    q:Tensor,      # (B,K,H,W) probabilities; no gradient flows there
+    weight:Tensor, # (B,H,W) >= 0, or bool
+)->Tensor: # Scalar; 0 where all weights are
+    "Weighted mean of the cross-entropy with soft labels"
+    log_p = full_precision(logits).log_softmax(1)  # (B,K,H,W)
+    ce = -(q.detach()*log_p).sum(1)                # (B,H,W)
+    return (ce*weight).sum() / weight.sum().clamp(min=1e-8)
 
 # %% ../../nbs/10_distill.ipynb #3f5c302d
 def selectivity(
@@ -177,4 +222,6 @@ def selectivity(
     from scipy.stats import rankdata
     w, r = (o[valid].flatten().cpu().numpy() for o in (weight, right))
     n, m = r.sum(), (~r).sum()
-    return float((rankdata(w)[r].sum()-n*(n+1)/2)/(n*m)) if n and m else math.nan
+    if not (n and m): return math.nan
+    u = rankdata(w)[r].sum() - n*(n+1)/2  # Mann and Whitney's
+    return float(u/(n*m))

@@ -24,10 +24,12 @@ def grad_cam(
 )->Tensor: # (B,K,h,w) >= 0; 0 for a class that an image has not
     "Grad-CAM of each class for given class regions"
     def one(c):
-        region = base==c
+        region = base==c                                          # (B,H,W)
         if not region.any(): return torch.zeros_like(feature[:,0], dtype=_full(feature[:0]).dtype)
-        grad, = torch.autograd.grad((_full(logits[:,c])*region).sum(), feature, retain_graph=True, create_graph=create_graph)
-        return F.relu((_full(grad).mean((2,3), keepdim=True)*_full(feature)).sum(1))
+        score = (_full(logits[:,c])*region).sum()
+        grad, = torch.autograd.grad(score, feature, retain_graph=True, create_graph=create_graph)
+        alpha = _full(grad).mean((2,3), keepdim=True)             # (B,C,1,1)
+        return F.relu((alpha*_full(feature)).sum(1))              # (B,h,w)
     return torch.stack([one(c) for c in range(logits.shape[1])], 1)
 
 # %% ../../nbs/09d_gradcam.ipynb #fa5845e9
@@ -49,12 +51,15 @@ class GradTaps(FeatureTaps):
         names:list,            # Names of `tap_points`, except C2 to C4
     ):
         inner = [o for o in names if o in ('C2','C3','C4')]
-        if inner: raise OptionError(f"{', '.join(inner)} cannot be differentiated at, as the encoder goes on inside; take C5 or P2 to P5.")
+        if inner:
+            raise OptionError(f"{', '.join(inner)} cannot be differentiated at, as the encoder goes on inside; take C5 "
+                              "or P2 to P5.")
         super().__init__(model, names)
 
     def _reader(self, name, get):
         read = super()._reader(name, get)
         def tap(module, args, output):
             read(module, args, output)
-            if torch.is_grad_enabled() and not self.features[name].requires_grad: self.features[name].requires_grad_()
+            feature = self.features[name]
+            if torch.is_grad_enabled() and not feature.requires_grad: feature.requires_grad_()
         return tap

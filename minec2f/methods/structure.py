@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core import *
 from .distill import full_precision
 
 # %% ../../nbs/10b_structure.ipynb #ece817ab
@@ -24,9 +25,12 @@ def class_cells(
 
 def _means(f, cells): # (K,C) mean feature of each class over the batch, and (K,) its cells
     n = cells.sum((0,2,3))
-    return torch.einsum('bkhw,bchw->kc', cells, f) / n.clamp(min=1)[:,None], n
+    total = torch.einsum('bkhw,bchw->kc', cells, f)
+    return total / n.clamp(min=1)[:,None], n
 
-def _over_present(values, n): return (values*(n>0)).sum() / (n>0).sum().clamp(min=1) # mean over classes that are there
+def _over_present(values, n): # mean of (K,) values over the classes that are there
+    present = n>0
+    return (values*present).sum() / present.sum().clamp(min=1)
 
 # %% ../../nbs/10b_structure.ipynb #e587760f
 def intra_class(
@@ -35,10 +39,12 @@ def intra_class(
     cells:Tensor,   # (B,K,h,w) from `class_cells`
 )->Tensor: # Scalar >= 0, mean over cells of a class, then over classes
     "Squared change of the cells' offsets from their class means"
-    change = full_precision(student)-full_precision(teacher.detach())
-    shift, n = _means(change.detach(), cells)
-    gap = (change-torch.einsum('bkhw,kc->bchw', cells, shift)).pow(2).sum(1)
-    return _over_present(torch.einsum('bkhw,bhw->k', cells, gap)/n.clamp(min=1), n)
+    change = full_precision(student)-full_precision(teacher.detach())  # (B,C,h,w)
+    shift, n = _means(change.detach(), cells)                          # (K,C), (K,)
+    of_class = torch.einsum('bkhw,kc->bchw', cells, shift)
+    gap = (change-of_class).pow(2).sum(1)                              # (B,h,w)
+    total = torch.einsum('bkhw,bhw->k', cells, gap)
+    return _over_present(total/n.clamp(min=1), n)
 
 def _cosines(f, cells): # (n,n) between the class means of all images
     n = cells.sum((2,3))
@@ -75,9 +81,11 @@ def cluster(
     prototypes:Tensor, # (K,C)
 )->Tensor: # Scalar >= 0, mean over channels, cells of a class, and classes
     "Squared distance of cells from their class's prototype"
-    gap = (full_precision(f)-torch.einsum('bkhw,kc->bchw', cells, prototypes)).pow(2).mean(1)
-    n = cells.sum((0,2,3))
-    return _over_present(torch.einsum('bkhw,bhw->k', cells, gap)/n.clamp(min=1), n)
+    wanted = torch.einsum('bkhw,kc->bchw', cells, prototypes)
+    gap = (full_precision(f)-wanted).pow(2).mean(1)                    # (B,h,w)
+    n = cells.sum((0,2,3))                                             # (K,)
+    total = torch.einsum('bkhw,bhw->k', cells, gap)
+    return _over_present(total/n.clamp(min=1), n)
 
 def separate(
     f:Tensor,         # (B,C,h,w) features
@@ -87,8 +95,9 @@ def separate(
     "How much too close the class means are"
     mean, n = _means(full_precision(f), cells)
     unit = F.normalize(mean[n>0], dim=1)
-    close = F.relu(margin - (1-unit@unit.T)) * (1-torch.eye(len(unit), device=f.device))
-    return close.sum()/max(1, close.numel())
+    too_close = F.relu(margin - (1-unit@unit.T))                       # (n,n)
+    others = 1-torch.eye(len(unit), device=f.device)
+    return (too_close*others).sum()/max(1, others.numel())
 
 # %% ../../nbs/10b_structure.ipynb #d93604e7
 def alignment(
@@ -99,4 +108,5 @@ def alignment(
     "L1 distance of features of unit length per cell"
     s, t = (F.normalize(full_precision(o), dim=1) for o in (student, teacher.detach()))
     cells = F.adaptive_max_pool2d(valid[:,None].to(s.dtype), s.shape[-2:])
-    return ((s-t).abs().mean(1, keepdim=True)*cells).sum() / cells.sum().clamp(min=1)
+    gap = (s-t).abs().mean(1, keepdim=True)  # (B,1,h,w)
+    return (gap*cells).sum() / cells.sum().clamp(min=1)
