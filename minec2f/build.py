@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from . import __version__
 from .core import *
+from .raster import GDAL_CACHE
 from .chips import DOMAINS
 from .chipping.plan import check_windows, plan_tasks
 from .chipping.imagery import LocalRasters
@@ -27,11 +28,10 @@ from .chipping.sources import (clean_polygons, climate_at, dedupe_polygons, read
 from .splits import drop_near
 
 # %% ../nbs/03i_build.ipynb #7257d159
-_CACHE = 2**28  # bytes of decoded blocks that GDAL may keep; else it takes 5 % of all memory
 _FRESH = dict(CPL_VSIL_CURL_NON_CACHED='/vsicurl/')  # GDAL remembers that a file could not be read; now it looks again
 
 def _attempt(task, make, skip, again):
-    with rasterio.Env(GDAL_CACHEMAX=_CACHE, **(_FRESH if again else {})):
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE, **(_FRESH if again else {})):
         return make(task, skip=skip) if skip else make(task)
 
 def try_task(

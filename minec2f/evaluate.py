@@ -6,43 +6,63 @@
 __all__ = ['check_index', 'evaluate', 'check_scores', 'pooled', 'summarize', 'by_group', 'macro']
 
 # %% ../nbs/14_evaluate.ipynb #abfe53ea
-import copy
+from dataclasses import dataclass
+
 import numpy as np, pandas as pd
 
 from .core import *
 from .raster import *
-from .chips import *
-from .metrics import *
-from .boundary import *
-from .bundle import check_bundle
-from .models import plain
-from .predict import *
+from .boundary import boundary_f, boundary_iou, boundary_width, ignore_outline
+from .bundle import plain_bundle
+from .chips import read_label
+from .metrics import Confusion
+from .predict import predict_array
 
 # %% ../nbs/14_evaluate.ipynb #03a1d2d2
 def check_index(
     index:pd.DataFrame, # From `load_index`, or some of its rows
 )->pd.DataFrame: # The same; raises `DatasetError`
     "Refuse what is no index of chips, or an empty one"
-    if not isinstance(index, pd.DataFrame): raise DatasetError(f'a {type(index).__name__} was given; an index from load_index was expected.')
+    if not isinstance(index, pd.DataFrame):
+        raise DatasetError(f'a {type(index).__name__} was given; an index from load_index was expected.')
     lost = [o for o in ('id','site','image','mask','polygons') if o not in index]
     if lost: raise DatasetError(f"the index has no column {', '.join(lost)}; give one from load_index.")
-    if not len(index): raise DatasetError('the index has no chips; at least one was expected. Check how it was filtered.')
+    if not len(index):
+        raise DatasetError('the index has no chips; at least one was expected. Check how it was filtered.')
     return index
 
-def _truth(row, grid, given, ignore_px, n_classes):
-    return ignore_outline(read_label(row if given else {**row, 'polygons': ''}, grid, None, n_classes), ignore_px)
+# %% ../nbs/14_evaluate.ipynb #8e9fb0eb
+@dataclass(frozen=True)
+class _Measure:
+    "How a prediction is held against the truth; as in `evaluate`"
+    boundary_m:float
+    tolerance_m:float
+    border:str
+    given:bool
+    ignore_px:float
 
-def _evaluate_chip(bundle, row, boundary_m, tolerance_m, border, given, ignore_px, band_names, options):
+    def truth(self, row, grid, n_classes): # (H,W) labels, `IGNORE` where unknown
+        if not self.given: row = {**row, 'polygons': ''}
+        return ignore_outline(read_label(row, grid, None, n_classes), self.ignore_px)
+
+    def outlines(self, pred, truth, grid): # dict of the two scores
+        spacing = metres_per_pixel(grid, angular='centre')
+        masks = pred>0, np.where(truth==IGNORE, IGNORE, truth>0)
+        width = boundary_width(self.boundary_m, np.mean(spacing))
+        return dict(boundary_iou=boundary_iou(*masks, width, border=self.border),
+                    boundary_f=boundary_f(*masks, self.tolerance_m, spacing, border=self.border))
+
+# %% ../nbs/14_evaluate.ipynb #f9cea0c7
+def _evaluate_chip(bundle, row, measure, **how):
     grid = read_grid(row['image'])
-    logits, valid = predict_array(bundle, row['image'], band_names=band_names, **options)
-    if not np.isfinite(logits[:,valid]).all():
-        raise BundleError(f"the model gave scores that are not numbers for {row['image']}; check its weights and the image's values.")
-    truth = np.where(valid, _truth(row, grid, given, ignore_px, len(bundle.classes)), IGNORE)
-    pred, spacing = logits.argmax(0), metres_per_pixel(grid, angular='centre')
-    outlines = pred>0, np.where(truth==IGNORE, IGNORE, truth>0)
-    return dict(id=row['id'], site=row['site'], confusion=Confusion(bundle.classes).add(pred, truth),
-                boundary_iou=boundary_iou(*outlines, boundary_width(boundary_m, np.mean(spacing)), border=border),
-                boundary_f=boundary_f(*outlines, tolerance_m, spacing, border=border))
+    logits, valid = predict_array(bundle, row['image'], **how) # (K,H,W), (H,W)
+    if not np.isfinite(logits[:, valid]).all():
+        raise BundleError(f"the model gave scores that are not numbers for {row['image']}; check its weights and the "
+                          "image's values.")
+    pred = logits.argmax(0)
+    truth = np.where(valid, measure.truth(row, grid, len(bundle.classes)), IGNORE)
+    confusion = Confusion(bundle.classes).add(pred, truth)
+    return dict(id=row['id'], site=row['site'], confusion=confusion, **measure.outlines(pred, truth, grid))
 
 def evaluate(
     bundle,                # A loaded bundle (or anything with its attributes)
@@ -54,16 +74,18 @@ def evaluate(
     ignore_px:float=0.,    # Leave out what is closer than this to an outline of the truth, px
     band_names:list=None,  # What the files' layers are, where they do not say
     **options,             # Of `predict_array`: overlap, size, bs, device
-)->pd.DataFrame: # id, site, confusion, boundary_iou, boundary_f of each chip; raises `DatasetError` where there is nothing to measure
+)->pd.DataFrame: # id, site, confusion, boundary_iou, boundary_f of each chip; raises `DatasetError`, `BundleError`
     "Measure a model on chips"
     index = check_index(index)
-    bare = index['id'][(index['mask']=='') & ~(given & (index['polygons']!=''))]
-    if len(bare):
-        raise DatasetError(f'cannot measure on {len(index)} chip(s), {len(bare)} of them without a mask; give test chips that '
-                           'have masks.')
-    bundle, measure = copy.copy(check_bundle(bundle)), (boundary_m, tolerance_m, border, given, ignore_px, band_names, options)
-    bundle.model = plain(bundle.model)
-    return pd.DataFrame([_evaluate_chip(bundle, row, *measure) for row in index.to_dict('records')])
+    unlabelled = (index['mask']=='') & ~(given & (index['polygons']!=''))
+    if unlabelled.any():
+        raise DatasetError(f'cannot measure on {len(index)} chip(s), {unlabelled.sum()} of them without a mask; give '
+                           'test '
+                           'chips that have masks.')
+    bundle = plain_bundle(bundle)
+    measure = _Measure(boundary_m, tolerance_m, border, given, ignore_px)
+    rows = index.to_dict('records')
+    return pd.DataFrame([_evaluate_chip(bundle, o, measure, band_names=band_names, **options) for o in rows])
 
 # %% ../nbs/14_evaluate.ipynb #39db000f
 def check_scores(
@@ -71,9 +93,12 @@ def check_scores(
     *columns,           # That it must have beside `confusion`
 )->pd.DataFrame: # The same; raises `DatasetError`
     "Refuse what is no table of scores, or an empty one"
-    if not isinstance(table, pd.DataFrame): raise DatasetError(f'a {type(table).__name__} was given; a table from evaluate was expected.')
+    if not isinstance(table, pd.DataFrame):
+        raise DatasetError(f'a {type(table).__name__} was given; a table from evaluate was expected.')
     lost = [o for o in ('confusion', *columns) if o not in table]
-    if lost: raise DatasetError(f"the table has no column {', '.join(lost)}; give one from evaluate. It has {first_few(table, 20)}.")
+    if lost:
+        raise DatasetError(f"the table has no column {', '.join(lost)}; give one from evaluate. It has "
+                           f"{first_few(table, 20)}.")
     if not len(table): raise DatasetError('the table has no rows: nothing was measured. Check how it was filtered.')
     return table
 
@@ -81,25 +106,33 @@ def pooled(
     table:pd.DataFrame, # From `evaluate`
 )->Confusion: # Of all chips together; raises `DatasetError`
     "Counts of all pixels of all chips"
-    return sum(check_scores(table)['confusion'].iloc[1:], table['confusion'].iloc[0])
+    confusions = check_scores(table)['confusion']
+    return sum(confusions.iloc[1:], confusions.iloc[0])
 
 def summarize(
     table:pd.DataFrame, # From `evaluate`
-)->dict: # Plain numbers: miou, iou_<class>, precision_<class>, … (pooled), site_iou, boundary_iou, boundary_f (0-1), chips, sites; raises `DatasetError`
-    "One line about a model"
+)->dict: # miou, iou_<class>, precision_<class>, … (pooled), site_iou, boundary_iou, boundary_f (0-1), chips, sites
+    "One line about a model, of plain numbers; raises `DatasetError`"
     table = check_scores(table, 'site', 'boundary_iou', 'boundary_f')
     by_site = pd.Series([pooled(t).iou[1] for _,t in table.groupby('site')])
-    means = dict(site_iou=by_site) | {o: table[o] for o in ('boundary_iou','boundary_f')}
-    return pooled(table).summary() | {k: float(v.mean()) for k,v in means.items()} | dict(chips=len(table), sites=len(by_site))
+    return pooled(table).summary() | dict(
+        site_iou=float(by_site.mean()), boundary_iou=float(table['boundary_iou'].mean()),
+        boundary_f=float(table['boundary_f'].mean()), chips=len(table), sites=len(by_site))
 
 # %% ../nbs/14_evaluate.ipynb #fe246f71
-def _groups(table, column, index, bins):
-    if column not in table:
-        if index is None or column not in index:
-            known = sorted({*table, *(index if index is not None else [])} - {'confusion'})
-            raise DatasetError(f"there is no column '{column}' to group by; there are {first_few(known, 30)}. Give the index that has it.")
-        table = table.assign(**{column: table['id'].map(index.drop_duplicates('id').set_index('id')[column])})
-    values = pd.cut(table[column], bins) if bins is not None else table[column].replace('', np.nan).astype('category')
+def _column(table, column, index):
+    "Values of a column of the table, or of the index by the chip's id"
+    if column in table: return table[column]
+    if index is not None and column in index:
+        return table['id'].map(index.drop_duplicates('id').set_index('id')[column])
+    known = {*table} | ({*index} if index is not None else set())
+    raise DatasetError(f"there is no column '{column}' to group by; there are "
+                       f"{first_few(sorted(known-{'confusion'}), 30)}. "
+                       "Give the index that has it.")
+
+def _groups(values, bins):
+    "Name of the group of each row, in order; 'unknown' comes last"
+    values = pd.cut(values, bins) if bins is not None else values.replace('', np.nan).astype('category')
     names, code = [*map(str, values.cat.categories), 'unknown'], values.cat.codes
     return pd.Categorical.from_codes(code.where(code>=0, len(names)-1), names, ordered=True)
 
@@ -111,21 +144,27 @@ def by_group(
     least:int=5,             # Sites below which a group is 'too few samples'
 )->pd.DataFrame: # One line a group: those of `summarize`, note; raises `DatasetError` for an unknown column
     "Scores by group"
-    group = _groups(check_scores(table, 'id'), column, index, bins)
+    group = _groups(_column(check_scores(table, 'id'), column, index), bins)
     res = pd.DataFrame({k: summarize(t) for k,t in table.groupby(group, observed=True)}).T
-    res = res.assign(note=['too few samples' if n<least else '' for n in res['sites']]).rename_axis(column)
-    return res.astype({o: int for o in ('pixels','chips','sites')} | {o: float for o in res if o not in ('pixels','chips','sites','note')})
+    res['note'] = ['too few samples' if n<least else '' for n in res['sites']]
+    whole = ('pixels','chips','sites')
+    kinds = {o: int if o in whole else float for o in res if o!='note'}
+    return res.rename_axis(column).astype(kinds)
 
+# %% ../nbs/14_evaluate.ipynb #cd6a1030
 def macro(
     table:pd.DataFrame, # From `evaluate`
     by:str='site',      # 'site' or 'id', for means over images
     label:int=1,        # Class
-)->dict: # iou, f1, precision, recall (means where known), and their n_… ; empty (units without the class in truth and prediction); raises `DatasetError`, `OptionError`
-    "Means over sites or images instead of pixels"
+)->dict: # iou, f1, precision, recall (means where known), their n_…; empty (units without it in truth and prediction)
+    "Means over sites or images instead of pixels; raises `DatasetError`, `OptionError`"
     units = [pooled(t) for _,t in check_scores(table, by).groupby(by)]
-    if label not in range(len(units[0].names)): raise OptionError(f'label {label} is no class; there are 0 to {len(units[0].names)-1}.')
+    classes = len(units[0].names)
+    if label not in range(classes): raise OptionError(f'label {label} is no class; there are 0 to {classes-1}.')
     res = {}
     for k in ('iou','f1','precision','recall'):
-        v = np.array([getattr(o, k)[label] for o in units])
-        res |= {k: float(np.nanmean(v)) if (~np.isnan(v)).any() else np.nan, f'n_{k}': int((~np.isnan(v)).sum())}
+        scores = np.array([getattr(o, k)[label] for o in units])
+        known = ~np.isnan(scores)
+        res[k] = float(np.nanmean(scores)) if known.any() else np.nan
+        res[f'n_{k}'] = int(known.sum())
     return res | dict(empty=len(units)-res['n_iou'])

@@ -30,13 +30,15 @@ def write_scene(path, h=90, w=110, **kw):
 def bundle(tmp_path_factory):
     spec = InputSpec(['B04'], BandStats(['B04'], 1, .19, .06**2), size=64)
     torch.manual_seed(0)
-    learn = SimpleNamespace(model=mine_model(['B04'], encoder='resnet18', pyramid=32, segmentation=32), dls=SimpleNamespace(spec=spec))
+    model = mine_model(['B04'], encoder='resnet18', pyramid=32, segmentation=32)
+    learn = SimpleNamespace(model=model, dls=SimpleNamespace(spec=spec))
     return save_bundle(tmp_path_factory.mktemp('bundle')/'b', learn)
 
 def run(repo, monkeypatch, tmp_path, **parameters):
     monkeypatch.chdir(repo)
     nb = papermill.execute_notebook('nbs/predict.ipynb', str(tmp_path/'run.ipynb'), parameters, progress_bar=False)
-    return ''.join(''.join(o.text) for c in nb.cells for o in c.get('outputs', []) if o.output_type=='stream' and o.name=='stdout')
+    outputs = [o for cell in nb.cells for o in cell.get('outputs', [])]
+    return ''.join(''.join(o.text) for o in outputs if o.output_type=='stream' and o.name=='stdout')
 
 def test_one_bad_scene_stops_nothing_and_what_is_done_is_kept(repo, bundle, tmp_path, monkeypatch):
     scenes, out = tmp_path/'scenes', tmp_path/'maps'
@@ -44,18 +46,22 @@ def test_one_bad_scene_stops_nothing_and_what_is_done_is_kept(repo, bundle, tmp_
     write_scene(scenes/'a.tif'); write_scene(scenes/'b.TIF', radiometry=(2e-4, -.1))
     (scenes/'torn.tif').write_bytes((scenes/'a.tif').read_bytes()[:400])
     write_raster(scenes/'late.tif', np.full((1,64,64), 20000, np.uint16), grid(64, 64), names=['B04'])
-    said = run(repo, monkeypatch, tmp_path, bundle=str(bundle), scene=str(scenes), out=str(out), min_area_ha=0)
+    how = dict(bundle=str(bundle), scene=str(scenes), out=str(out), min_area_ha=0)
+    said = run(repo, monkeypatch, tmp_path, **how)
     assert 'torn.tif: left out' in said and 'late.tif: left out' in said and 'scale=' in said
-    assert 'a.tif: mapped; scale=0.0001, offset=0 (default)' in said and 'b.TIF: mapped; scale=0.0002, offset=-0.1 (file)' in said
+    assert 'a.tif: mapped; scale=0.0001, offset=0 (default)' in said
+    assert 'b.TIF: mapped; scale=0.0002, offset=-0.1 (file)' in said
     assert sorted(o.name for o in out.iterdir())==['a.gpkg','a.png','a.tif','all_scenes.gpkg','b.gpkg','b.png','b.tif']
     parts, together = [gpd.read_file(out/f'{o}.gpkg') for o in 'ab'], gpd.read_file(out/'all_scenes.gpkg')
-    assert together.scene.tolist()==['a.tif']*len(parts[0])+['b.TIF']*len(parts[1]) and together.crs==4326
+    assert together.scene.tolist()==['a.tif']*len(parts[0])+['b.TIF']*len(parts[1])
+    assert together.crs==4326
     assert np.isclose(together.area_ha.sum(), sum(o.area_ha.sum() for o in parts))
     before = {o: (out/o).stat().st_mtime_ns for o in ('a.tif','b.tif')}
     write_scene(scenes/'b.TIF', radiometry=(3e-4, -.1))
-    said = run(repo, monkeypatch, tmp_path, bundle=str(bundle), scene=str(scenes), out=str(out), min_area_ha=0)
+    said = run(repo, monkeypatch, tmp_path, **how)
     assert 'a.tif: kept;' in said and 'b.TIF: mapped; scale=0.0003' in said
-    assert (out/'a.tif').stat().st_mtime_ns==before['a.tif'] and (out/'b.tif').stat().st_mtime_ns!=before['b.tif']
+    after = {o: (out/o).stat().st_mtime_ns for o in before}
+    assert after['a.tif']==before['a.tif'] and after['b.tif']!=before['b.tif']
 
 LARGE = '''
 import sys
@@ -64,28 +70,37 @@ sys.path.insert(0, sys.argv[2])
 from test_predict import bright
 from minec2f.predict import predict_scene
 def peak(): return int(next(o for o in open('/proc/self/status') if o.startswith('VmHWM')).split()[1])/1024
-def map_it(name): predict_scene(bright(512), Path(sys.argv[1])/name, Path(sys.argv[1])/'map.tif', overlap=0, progress=False, device='cpu')
+folder = Path(sys.argv[1])
+def map_it(name): predict_scene(bright(512), folder/name, folder/'map.tif', overlap=0, progress=False, device='cpu')
 map_it('small.tif'); before = peak()
 map_it('large.tif'); print(peak()-before)
 '''
 
+def python(code, *args):
+    "Code to run in a process of its own"
+    return [sys.executable, '-W', 'ignore', '-c', code, *map(str, args), str(Path(__file__).parent)]
+
 @pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='the peak of memory is read from /proc')
 def test_large_scene_does_not_enter_memory(tmp_path):
-    "150 MB of pixels, and as many of map (sparse on the disk): the whole process, GDAL's cache included, grows by much less than both"
+    "150 MB of pixels and of map (sparse on the disk): the whole process, GDAL's cache included, grows by much less"
     write_scene(tmp_path/'small.tif', 600, 600)
-    profile = dict(driver='GTiff', count=1, dtype='uint16', height=49152, width=1536, crs=grid(9,9).crs, transform=grid(9,9).transform, nodata=0,
-                   tiled=True, blockxsize=512, blockysize=512, compress='deflate', sparse_ok=True)
+    profile = dict(driver='GTiff', count=1, dtype='uint16', height=49152, width=1536, nodata=0,
+                   crs=grid(9,9).crs, transform=grid(9,9).transform, tiled=True,
+                   blockxsize=512, blockysize=512, compress='deflate', sparse_ok=True)
     with rasterio.open(tmp_path/'small.tif') as small, rasterio.open(tmp_path/'large.tif', 'w', **profile) as f:
-        f.write(small.read(), window=((0,600),(0,600))); f.descriptions = ('B04',)
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', LARGE, str(tmp_path), str(Path(__file__).parent)], capture_output=True, text=True)
+        f.write(small.read(), window=((0,600),(0,600)))
+        f.descriptions = ('B04',)
+    done = subprocess.run(python(LARGE, tmp_path), capture_output=True, text=True)
     assert done.returncode==0, done.stderr
     assert float(done.stdout)<190
 
 def test_a_width_that_no_memory_holds_is_named(tmp_path):
-    with rasterio.open(tmp_path/'wide.tif', 'w', driver='GTiff', count=1, dtype='uint16', height=64, width=2**31-1, crs=grid(9,9).crs,
-                       transform=from_origin(6e5, 77e5, 1e-4, 1e-4), tiled=True, blockxsize=2**15, blockysize=64, sparse_ok=True, nodata=0, BIGTIFF='YES') as f:
-        f.descriptions = ('B04',)
-    with pytest.raises(RasterError, match='2147483647 pixels wide'): predict_scene(bright(), tmp_path/'wide.tif', tmp_path/'map.tif')
+    profile = dict(driver='GTiff', count=1, dtype='uint16', height=64, width=2**31-1, nodata=0, crs=grid(9,9).crs,
+                   transform=from_origin(6e5, 77e5, 1e-4, 1e-4), tiled=True, blockxsize=2**15, blockysize=64,
+                   sparse_ok=True, BIGTIFF='YES')
+    with rasterio.open(tmp_path/'wide.tif', 'w', **profile) as f: f.descriptions = ('B04',)
+    with pytest.raises(RasterError, match='2147483647 pixels wide'):
+        predict_scene(bright(), tmp_path/'wide.tif', tmp_path/'map.tif')
 
 KILLED = '''
 import sys, time
@@ -95,7 +110,8 @@ from test_predict import Bright, bright
 from minec2f.predict import predict_scene
 class Slow(Bright):
     def forward(self, x): time.sleep(.05); return super().forward(x)
-b = bright(); b.model = Slow()
+b = bright()
+b.model = Slow()
 print('ready', flush=True)
 predict_scene(b, Path(sys.argv[1])/'scene.tif', Path(sys.argv[1])/'out'/'map.tif', bs=1, progress=False, device='cpu')
 '''
@@ -105,9 +121,11 @@ def test_killed_half_way(tmp_path):
     write_scene(tmp_path/'scene.tif', 300, 300)
     dst = predict_scene(bright(), tmp_path/'scene.tif', tmp_path/'out'/'map.tif', overlap=0, progress=False)
     before = dst.read_bytes()
-    p = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', KILLED, str(tmp_path), str(Path(__file__).parent)], stdout=subprocess.PIPE)
-    p.stdout.readline(); time.sleep(1.5)
-    p.send_signal(signal.SIGKILL); p.wait()
+    p = subprocess.Popen(python(KILLED, tmp_path), stdout=subprocess.PIPE)
+    p.stdout.readline()
+    time.sleep(1.5)
+    p.send_signal(signal.SIGKILL)
+    p.wait()
     left = [o.name for o in dst.parent.iterdir()]
     assert len(left)==2 and dst.read_bytes()==before
     predict_scene(bright(), tmp_path/'scene.tif', dst, progress=False)
