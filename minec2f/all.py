@@ -15,7 +15,8 @@ from .models import mine_model
 from .method import Method, methods, register
 from .learner import c2f_learner, teacher_learner
 from .bundle import load_bundle, save_bundle
-from .predict import predict_array, predict_scene, to_polygons
+from .maps import to_polygons
+from .predict import predict_array, predict_scene
 from .refine import refine_polygons
 from .evaluate import by_group, evaluate, summarize
 from .viz import learning_curves

@@ -278,6 +278,7 @@ class MultiSpectral(TensorImageBase):
     "(C,H,W) reflectance, NaN where not valid; `bands` holds the names"
     def show(self, ctx=None, **kwargs):
         x = self.as_subclass(torch.Tensor).cpu().numpy()
+        kwargs = dict(interpolation='nearest') | kwargs  # pixels as they are
         return show_image(composite(x, self.bands), ctx=ctx, **kwargs)
 
 # %% ../nbs/05_data.ipynb #487c1201

@@ -201,7 +201,8 @@ def test_all_methods_are_known_to_a_fresh_interpreter(repo):
     assert done.stdout.split()==list(METHODS), done.stderr
 
 def test_unknown_method(world):
-    with pytest.raises(ValueError, match='known are .*minec2f.*finetune'): c2f_learner(world.fine, world.teacher, 'magic')
+    with pytest.raises(OptionError, match='known are .*minec2f.*finetune'):
+        c2f_learner(world.fine, world.teacher, 'magic')
 
 @pytest.mark.parametrize('name', [k for k,o in METHODS.items() if o.coarse_images])
 def test_coarse_images_are_asked_for(name, world):
