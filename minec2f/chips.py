@@ -182,7 +182,8 @@ def chip_files(
     "Where the image or the mask of each chip is"
     folder = Path(folder).resolve()
     home = folder/f'{column}s'
-    by_name, homes = _rasters_by_name(home), [folder, home.resolve()]
+    homes = [folder, home.resolve()]
+    by_name = _rasters_by_name(home)
     paths = []
     for name,said in zip(index['id'], index.get(column, [''] * len(index))):
         found = [said] if said else by_name.get(_composed(name), [])

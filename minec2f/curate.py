@@ -120,7 +120,8 @@ def duplicate_of(
     if not len(facts): return pd.Series('', facts.index, dtype=object)
     order = facts.assign(area=-facts['height']*facts['width'], cloud=facts.get('cloud', 0.))
     order = order.sort_values(['area','cloud','nodata','id'])  # the best first
-    kept, found = np.zeros(len(order), bool), {}
+    kept = np.zeros(len(order), bool)
+    found = {}
     for i,same in _alike(order, near):
         better = np.flatnonzero(same & kept)
         if len(better): found[order.index[i]] = order['id'].iloc[better[0]]

@@ -189,7 +189,8 @@ def band_stats(
     "Statistics of the training images"
     rows = index[index['split']=='train'] if 'split' in index else index
     spec = reading_spec(bands, scale, offset)
-    stats, odd = BandStats(bands), []
+    stats = BandStats(bands)
+    odd = []
     for path in rows['image']:
         said = spec.radiometry_of(path, band_names)[:2]
         x, _, _ = spec.read(path, None, band_names, *said)
@@ -284,7 +285,11 @@ class MultiSpectral(TensorImageBase):
 # %% ../nbs/05_data.ipynb #487c1201
 class ReadImage(Transform):
     "Reads the window of an item as reflectance"
-    def __init__(self, spec, band_names=None, cache=False):
+    def __init__(self,
+        spec:InputSpec,       # What the model sees
+        band_names:list=None, # What the files' layers are, where they do not say
+        cache:bool=False,     # Keep whole chips in memory?
+    ):
         self.spec = spec
         self.band_names = band_names
         self.meaning = {}                 # path -> (scale, offset)
@@ -305,7 +310,10 @@ class ReadImage(Transform):
 # %% ../nbs/05_data.ipynb #a4f158a7
 class ReadLabel(Transform):
     "Reads the label of the window of an item"
-    def __init__(self, spec, cache=False):
+    def __init__(self,
+        spec:InputSpec,   # What the model sees, and the classes
+        cache:bool=False, # Keep labels in memory, window by window?
+    ):
         self.spec = spec
         self.kept = {} if cache else None # (id, window) -> (h,w) label
 
@@ -398,7 +406,8 @@ def mine_block(
     cache:bool=False,     # Keep decoded chips and labels in memory?
 )->DataBlock:
     "DataBlock from `chip_items`"
-    item_tfms, batch_tfms = [WindowCrop(spec.size)], []
+    item_tfms = [WindowCrop(spec.size)]
+    batch_tfms = []
     if augment:
         std = stats_for(spec.stats, spec.bands)[1]
         item_tfms.append(Dihedral8())

@@ -42,7 +42,7 @@ class Grid:
 
 # %% ../nbs/01_raster.ipynb #903877ed
 def _difference(a, b):
-    "What two grids differ in; None where in nothing"
+    "In what two grids differ; None where they are the same"
     if a.shape!=b.shape: return f'sizes {a.shape} and {b.shape}'
     if a.crs!=b.crs: return f'CRS {a.crs} and {b.crs}'
     shift = (~a.transform*b.transform)[:6]  # from the pixels of one to those of the other
@@ -61,7 +61,7 @@ def check_same_grid(
                     '(rio warp --like).')
 
 # %% ../nbs/01_raster.ipynb #e45a7de9
-_TRUE = .005 # share by which a projection may differ from the ground, and its own number stands
+_TRUE_TO_GROUND = .005 # where a projection differs from the ground by less than this share, its own number stands
 
 def _centre_lonlat(grid, dx, dy): # (lon, lat) of the centre, moved by so many columns and rows
     x, y = grid.transform*(grid.width/2+dx, grid.height/2+dy)
@@ -94,7 +94,7 @@ def metres_per_pixel(
     if not grid.crs.is_projected: return size
     t, unit = grid.transform, grid.crs.linear_units_factor[1]  # metres in a unit of the map
     said = np.hypot(t.b, t.e)*unit, np.hypot(t.a, t.d)*unit    # (height, width)
-    return tuple(float(s if abs(s-o)<_TRUE*o else o) for s,o in zip(said, size))
+    return tuple(float(s if abs(s-o)<_TRUE_TO_GROUND*o else o) for s,o in zip(said, size))
 
 # %% ../nbs/01_raster.ipynb #ce617a27
 def utm_epsg(
@@ -196,7 +196,7 @@ RASTER_SUFFIXES = '.tif', '.tiff', '.jp2', '.vrt'
 def raster_files(
     rasters, # A folder (not searched deeper), a path, a URL, or a list of these
 )->list: # Paths, and addresses as text, without those named <scene>_mask; raises `RasterError` where there is none
-    "The images that are meant"
+    "The images in a folder, or those that are named"
     if not isinstance(rasters, (str, Path)): return [o for r in rasters for o in raster_files(r)]
     if is_remote(rasters): return [str(rasters)]
     path = Path(rasters)
@@ -304,7 +304,7 @@ def unused_value(
     valid:np.ndarray, # (h,w) bool
     prefer=0,         # Value to take if it is free
 ): # A value of the dtype that no valid pixel has; None where there is none left
-    'What can mean "no data" in an image'
+    'A value that can mean "no data" in an image'
     taken = np.unique(x[:, valid])
     def is_free(o): return not (taken==o).any()
     if x.dtype.kind=='f': return next(o for o in (prefer, -9999., np.nan) if is_free(o))

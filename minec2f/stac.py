@@ -51,7 +51,8 @@ def _sentinel2_offset(item, key, offset_applied):
     applied = dict(true=True, false=False).get(flag) if offset_applied is None else offset_applied
     if applied: return 0.
     said, baseline = _stated(item, key, 'offset'), scene_baseline(item)
-    if said or said==0 and offset_applied is None: return said
+    contradicted = said==0 and offset_applied is not None  # the caller says that there is an offset
+    if said is not None and not contradicted: return said
     if baseline is not None: return radiometry('sentinel2', baseline)[1]
     if item.datetime.strftime('%Y-%m-%d')<_SHIFTED_SINCE: return 0.
     if applied is False: return radiometry('sentinel2', 4.)[1]
@@ -352,6 +353,13 @@ def _quality_key(self:StacReader, item):
     return asset_keys(item, [name], self._product)[0]
 
 @patch
+def _check_assets(self:StacReader, item):
+    "Find out what a scene lacks before anything is read"
+    with fault_of(item):
+        self._keys(item)
+        self._quality_key(item)
+
+@patch
 def _window(self:StacReader, item, task): # odc GeoBox
     with fault_of(item):
         return window_geobox(native_geobox(item, self._keys(item)), task, self._sensor.res/4)
@@ -425,8 +433,8 @@ def _least_cloudy(self:StacReader, passes, geobox): # (Observation or None, shar
 
 @patch
 def _observe(self:StacReader, task, passes): # One image of the passes
-    for o in [o for items in passes for o in items]:  # what lacks a band is known before anything is read
-        with fault_of(o): self._keys(o), self._quality_key(o)
+    for items in passes:
+        for o in items: self._check_assets(o)
     geobox = self._window(passes[0][0], task)
     if self.composite=='median': seen, hidden = self._view([self._sight(o, geobox) for o in passes], geobox)
     else: seen, hidden = self._least_cloudy(passes, geobox)

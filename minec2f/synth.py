@@ -54,7 +54,7 @@ def _site_cells(climate, step=.6): # (n,2) longitude and latitude of the centres
 def plan_sites(
     n:int,         # How many
     domain:Domain, # Mix of climates
-    seed:int,      # Of the whole data set
+    seed:int,      # Of the whole dataset
     turn:int,      # 0, 1 or 2: which third of the cells
 )->list: # (climate, lon, lat) of each; raises `DatasetError` where the Earth is full
     "Climate and place of each site"
@@ -63,7 +63,8 @@ def plan_sites(
     for i,c in enumerate(climates):
         shuffled = np.random.default_rng([seed, 7, i]).permutation(_site_cells(c))
         cells[c] = shuffled[turn::3]
-    taken, sites = Counter(), []
+    taken = Counter()
+    sites = []
     for i in range(n):
         rng = np.random.default_rng([seed, turn, i])
         c = str(rng.choice(climates, p=odds))
@@ -108,14 +109,14 @@ class Chip:
     domain:str   # 'coarse' or 'fine'
     climate:str  # Key in `CLIMATES`
     sensor:str   # Key in `SIM_SENSORS`
-    seed:list    # Ints: of the data set, third of the cells, site, number at the site
+    seed:list    # Ints: of the dataset, third of the cells, site, number at the site
     grid:Grid    # Where it lies
     mines:int    # How many
 
 def plan_chips(
     n:int,         # How many chips
     domain:Domain, # Of which domain
-    seed:int,      # Of the whole data set
+    seed:int,      # Of the whole dataset
     turn:int,      # 0, 1 or 2: which third of the cells, and part of each chip's seed
     size:int,      # Rows and columns
     per_site:int,  # Chips of one site
@@ -188,7 +189,7 @@ def _write_all(folder, chips, scenes, bands, noise):
 
 # %% ../nbs/02c_synth.ipynb #950724d5
 def synth_dataset(
-    out:str|Path,        # Folder to write; a synthetic data set that is there is replaced, and nothing else
+    out:str|Path,        # Folder to write; a synthetic dataset that is there is replaced, and nothing else
     n_coarse:int=60,     # Chips of the coarse domain
     n_fine:int=40,       # Chips of the fine domain
     size:int=128,        # Rows and columns of a chip
@@ -200,7 +201,7 @@ def synth_dataset(
     chips_per_site:int=2,# Neighbouring chips that share land and rock
     scene_mines:int=5,   # Mines in a scene
 )->Path: # `out`; raises `BandError` for a band that is not simulated, `WriteError`
-    "Write a synthetic data set"
+    "Write a synthetic dataset"
     bands = [SYNTH_BANDS[o] for o in band_positions(SYNTH_BANDS, list(bands), 'a synthetic scene')]
     coarse = plan_chips(n_coarse, COARSE_DOMAIN, seed, 0, size, chips_per_site, 'c')
     fine = plan_chips(n_fine, FINE_DOMAIN, seed, 1, size, chips_per_site, 'f')

@@ -341,12 +341,13 @@ def synth_archive(
     items, outlines = [], []
     with atomic(out, 'scene archive') as root, disk_errors():
         for place in plan_places(n_sites, seed, border, antimeridian):
-            own = [seed, place.number]
-            scenes, mask, grid = _draw_place(place, plan_dates(dates, clouds, place), scene_size, bands, mines, own)
+            its_seed = [seed, place.number]
+            acquisitions = plan_dates(dates, clouds, place)
+            scenes, mask, grid = _draw_place(place, acquisitions, scene_size, bands, mines, its_seed)
             for item,layers in scenes: _write_scene(root, item, layers, block)
             write_raster(root/'truth'/f'{place.name}.tif', mask.astype(np.uint8), grid)
             items += [item for item,_ in scenes]
-            outlines.append(_outlines(place, mask, grid, noise, own))
+            outlines.append(_outlines(place, mask, grid, noise, its_seed))
         _write_catalogue(root, items)
         table = pd.concat(outlines, ignore_index=True)
         with _fixed_clock(): table.to_file(root/'polygons.gpkg', layer='mining_polygons')
