@@ -179,7 +179,7 @@ def chip_files(
     folder:str|Path,    # The dataset folder
     column:str='image', # Or 'mask'
 )->list: # Paths: where the index says, else by the chip's id; '' where there is none; raises `DatasetError`
-    "Where the image or the mask of each chip is"
+    "Find the image or the mask of each chip"
     folder = Path(folder).resolve()
     home = folder/f'{column}s'
     homes = [folder, home.resolve()]
@@ -332,7 +332,7 @@ def load_polygons(
     layer:str=None, # Its layer; the only one with polygons where None or ''
     fix:bool=False, # Repair invalid polygons?
 ): # GeoDataFrame, read once for each version of the file; raises as `read_polygons`
-    "A polygon layer that many chips share"
+    "Read a polygon layer that many chips share, once"
     return _layer_reader(layer or None, bool(fix))(path)
 
 def row_polygons(
@@ -425,7 +425,7 @@ def read_sample(
     band_names:list=None, # What the file's layers are, where it does not say
     n_classes:int=2,      # Classes in the labels
 )->tuple: # (x, y, valid): (C,h,w) DN, (h,w) uint8 label with 255 where not valid, (h,w) bool
-    "Pixels, label and validity of a chip or a window of it"
+    "Read pixels, label and validity of a chip or a window of it"
     x, valid, grid = read_chip(row['image'], bands, window, band_names)
     y = read_label(row, grid, window, n_classes)
     y[~valid] = IGNORE

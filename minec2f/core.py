@@ -34,7 +34,7 @@ class DatasetError(MineC2FError): "The dataset folder or its index breaks the co
 class SplitError(MineC2FError): "A split cannot be made, or leaks"
 class SceneError(MineC2FError): "No scene shows a place, or none shows it clearly"
 class NetworkError(MineC2FError): "A server cannot be reached, or does not answer as it should"
-class WeightsError(MineC2FError): "Encoder weights cannot be had"
+class WeightsError(MineC2FError): "Encoder weights are not there, or cannot be loaded"
 class TrainingError(MineC2FError): "Training cannot go on: a loss or gradient is no longer a number"
 class BundleError(MineC2FError): "A model bundle is incomplete or does not match what it is used on"
 class WriteError(MineC2FError): "An output could not be written; nothing was left behind"
@@ -309,7 +309,7 @@ def read_json(
     kind:type=dict,          # What it must hold
     max_bytes:int=2**28,     # A larger file is refused
 ): # What it holds
-    "The contents of a JSON file"
+    "Read a JSON file"
     try:
         size = os.path.getsize(path)
         if size>max_bytes: raise error(f'{path} has {size:,} bytes; at most {max_bytes:,} were expected.')
@@ -338,7 +338,7 @@ def read_table(
     path:str|Path, # CSV: comma, semicolon or tab; UTF-8, UTF-16 or Windows' western encoding
     **kwargs,      # Of `pandas.read_csv`
 ): # DataFrame, in which only an empty cell is missing; raises `DatasetError`
-    "A table as a spreadsheet writes it"
+    "Read a table as spreadsheets write it"
     import pandas as pd
     if not Path(path).is_file(): raise DatasetError(f'{path} does not exist; a table (CSV) was expected there.')
     try:
@@ -377,7 +377,7 @@ def linked_groups(
 def plain_values(
     x, # Configuration
 )->object: # The same after a way through JSON; raises `OptionError` for what JSON cannot hold
-    "Refuse what cannot be kept in a file"
+    "A configuration as plain values; what JSON cannot hold is refused"
     try: return json.loads(json.dumps(x))
     except (TypeError, ValueError) as e:
         raise OptionError(f'a configuration holds something that cannot be kept in a file ({e}); give numbers, text, '

@@ -150,7 +150,7 @@ def reading_spec(
     offset:float=None,    # Reflectance of DN 0; likewise, 0 where it does not
     classes:tuple=('background','mine'), # Names; the first is the background
 )->InputSpec: # Without statistics; raises `OptionError`
-    "How files are read whose statistics are not known yet"
+    "An `InputSpec` for reading files whose statistics are not known yet"
     scale_ok = scale is None or isinstance(scale, Real) and 0<scale<np.inf
     offset_ok = offset is None or isinstance(offset, Real) and np.isfinite(offset)
     if not (scale_ok and offset_ok):
@@ -186,7 +186,7 @@ def band_stats(
     offset:float=None,    # As in `reading_spec`
     band_names:list=None, # What the files' layers are, where they do not say
 )->BandStats: # Raises `RasterError` for a chip without a valid pixel, or with numbers that cannot be reflectance
-    "Statistics of the training images"
+    "Compute the statistics of the training images"
     rows = index[index['split']=='train'] if 'split' in index else index
     spec = reading_spec(bands, scale, offset)
     stats = BandStats(bands)
@@ -405,7 +405,7 @@ def mine_block(
     jitter:dict=None,     # Arguments of `BandJitter`
     cache:bool=False,     # Keep decoded chips and labels in memory?
 )->DataBlock:
-    "DataBlock from `chip_items`"
+    "DataBlock that turns `chip_items` into image and label"
     item_tfms = [WindowCrop(spec.size)]
     batch_tfms = []
     if augment:

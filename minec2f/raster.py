@@ -183,7 +183,7 @@ def read_grid(
     need_crs=True, # Refuse a raster without CRS?
     window=None,   # ((row0,row1),(col0,col1)) in pixels; all where None
 )->Grid: # Raises `CRSError` where it has no CRS
-    "Where the pixels of a raster, or of a window of it, lie; no pixel is read"
+    "Read where the pixels of a raster, or of a window of it, lie; no pixel is read"
     with open_raster(path) as src: grid = _grid(src, _window(src, window))
     if need_crs and grid.crs is None:
         raise CRSError(f'{path} has no coordinate reference system; a place on Earth was expected. Assign one, for '
@@ -288,7 +288,7 @@ def read_chip(
     band_names:list=None,# What the file's layers are, where it does not say
     nodata:float=None,   # Value that means "no data", beside what the file says
 )->tuple: # (x, valid, grid): (C,h,w) in the file's dtype, (h,w) bool, the window's `Grid`
-    "Pixels of a raster, which of them are valid, and where they lie"
+    "Read the pixels of a raster, which of them are valid, and where they lie"
     wanted = _positions(path, bands, band_names)
     with open_raster(path) as src:
         win = _window(src, window)
@@ -437,7 +437,7 @@ def shapes_on(
     gdf,       # GeoDataFrame of polygons with a CRS
     grid:Grid, # A grid
 ): # GeoSeries of those that may lie on it, in its CRS; raises `CRSError`
-    "Polygons near a grid"
+    "The polygons that may lie on a grid, in its CRS"
     if gdf.crs is None or grid.crs is None:
         raise CRSError('polygons and image both need a CRS to be laid over each other; assign the missing one.')
     from shapely.geometry import box
@@ -463,7 +463,7 @@ def mask_polygons(
     mask:np.ndarray, # (H,W) mine where 1
     grid:Grid,       # Where the pixels lie
 )->list: # shapely Polygons in the grid's CRS, one for each group of mine pixels that share edges
-    "Outlines of the mine pixels"
+    "Outline the mine pixels of a mask"
     from shapely.geometry import shape
     is_mine = np.asarray(mask)==1
     found = features.shapes(is_mine.astype(np.uint8), mask=is_mine, transform=grid.transform)
@@ -473,7 +473,7 @@ def mask_polygons(
 def geodesic_ha(
     geometry, # shapely polygon(s) in WGS84 longitude and latitude; across the antimeridian in one piece or several
 )->float: # Hectares
-    "Area on the WGS84 ellipsoid, without the holes"
+    "Area in hectares on the WGS84 ellipsoid, without the holes"
     from pyproj import Geod
     from shapely import get_parts
     geod = Geod(ellps='WGS84')
@@ -519,7 +519,7 @@ _LONGEST = {'.shp': 10} # letters of a column's name
 def vector_format(
     dst:str|Path, # File to write
 )->str: # Its suffix in lower case; raises `WriteError` for another one
-    "The format that a name asks for"
+    "The vector format that a file's name asks for"
     suffix = Path(dst).suffix.lower()
     if suffix in VECTOR_FORMATS: return suffix
     raise WriteError(f'{dst}: polygons are written as {", ".join(VECTOR_FORMATS)}; choose a name with one of these '
@@ -529,7 +529,7 @@ def writable_columns(
     gdf,        # GeoDataFrame
     suffix:str, # Of the format, as in `VECTOR_FORMATS`
 ): # GeoDataFrame with the same rows and columns, some of them renamed or as text
-    "An attribute table that the format can hold"
+    "Make an attribute table writable in a format"
     names = []
     taken = {'fid'} if suffix=='.gpkg' else set()
     for o in gdf.columns:

@@ -46,7 +46,7 @@ def _stated(item, key, what):
 _SHIFTED_SINCE = '2022-01-25'  # day of baseline 04.00
 
 def _sentinel2_offset(item, key, offset_applied):
-    "From the strongest word to the weakest; raises `RasterError` where there is none"
+    "Offset by the strongest statement there is; raises `RasterError` where there is none"
     flag = str(item.properties.get('earthsearch:boa_offset_applied')).lower()
     applied = dict(true=True, false=False).get(flag) if offset_applied is None else offset_applied
     if applied: return 0.
@@ -86,7 +86,7 @@ def common_dn(
     nodata:float,    # DN that means "no data"
     what:str='scene',# For the message
 )->np.ndarray: # (C,…) uint16 reflectance x 1e4, at least 1; 0 where no data; raises `RasterError`
-    "One radiometry for all"
+    "Bring DN into the radiometry that all chips share"
     per_band = (-1, *[1]*(np.ndim(dn)-1))
     scale = np.reshape(np.asarray(scale, float), per_band)    # (C,1,…) or (1,1,…)
     offset = np.reshape(np.asarray(offset, float), per_band)
@@ -112,7 +112,7 @@ def asset_keys(
     bands:list,      # Band names
     product:Product, # Of which product
 )->list: # Keys of its assets: the band's own name, or its colour; raises `BandError`
-    "What the scene's archive calls the bands"
+    "Find out what the scene's archive calls the bands"
     by_spelling = {band_key(k): k for k in reversed(item.assets)}  # of two that are spelt alike the first
     known = by_spelling | {k: k for k in item.assets}
     found = {b: [known[o] for o in _spellings(b, product) if o in known] for b in bands}
@@ -157,7 +157,7 @@ def read_assets(
     resampling:str,  # For coarser bands and other zones
     nodata:float,    # What to write where the file has no data, whatever it writes there itself
 )->np.ndarray: # (C,h,w) DN; raises `NetworkError`, `RasterError`
-    "A window of some assets of a scene"
+    "Read a window of some assets of a scene"
     import odc.stac
     logging.getLogger('odc.loader').setLevel(logging.CRITICAL)  # what goes wrong is raised here, by name
     try:
@@ -227,7 +227,7 @@ def merge_quality(
     quality:np.ndarray, # (T,h,w) quality bands of the scenes of a pass
     product:Product,    # Of which product
 )->tuple: # (pick, seen, clear), each (h,w)
-    "Of each pixel, the first scene that shows the ground; else the first that shows anything"
+    "Choose for each pixel the first scene that shows the ground, else the first that shows anything"
     clear, seen = is_clear(quality, product), is_seen(quality, product)  # (T,h,w) bool each
     pick = (2*clear + seen).argmax(0)                                    # (h,w)
     def picked(o): return np.take_along_axis(o, pick[None], 0)[0]
@@ -239,7 +239,7 @@ def least_cloudy(
     view,            # Sight -> `Observation`: its pixels
     good:float=.999, # Share of clear pixels that is enough
 )->Observation: # None where there is no sight
-    "The pass that shows most clear ground: quality bands say how much it can be, pixels how much it is"
+    "Choose the pass that shows most clear ground: quality bands say how much it can be, pixels how much it is"
     best, shown = None, -1.
     def look(sight): # The better one of the best so far and this one, and how much it shows
         seen = view(sight)
@@ -272,7 +272,7 @@ def median_composite(
 def fault_of(
     item, # pystac Item
 ): # Context; what is raised inside knows the `scene`
-    "What goes wrong inside is this scene's fault"
+    "Blame what goes wrong inside on a scene"
     try: yield
     except MineC2FError as e:
         e.scene = item.id
@@ -460,7 +460,7 @@ def __call__(self:StacReader,
     task:dict, # A row of `plan_tasks`
     skip:dict=None, # Scene -> error: what need not be tried again
 )->Observation: # Raises `SceneError`, `BandError`, `NetworkError`, `RasterError`, …
-    "The window of a task"
+    "Show the window of a task"
     found, odd = search_scenes(self.listed or self.catalog, self._product, frame_of(task), self.dates, self.scene_cloud)
     aside = dict(skip or {})  # scene -> error
     def problems(): return [*odd, *(scene_problem(k, e) for k,e in aside.items())]
@@ -497,7 +497,7 @@ def build_coarse_dataset(
     offset_applied:bool=None,  # As in `StacReader`
     **kwargs
 )->Built: # As from `build_dataset`
-    "Dataset folder from polygons and a satellite archive"
+    "Build a dataset folder from polygons and a satellite archive"
     catalog, out = str(catalog), Path(out)
     read = StacReader(catalog, dates, product, tuple(check_names(bands, 'bands')), composite, scene_cloud, window_cloud,
                       max_passes, resampling, offset_applied)

@@ -26,7 +26,7 @@ from .world.labelnoise import INVENTORY, LabelNoise, coarsen
 # %% ../nbs/02c_synth.ipynb #a26167bc
 @dataclass(frozen=True)
 class Domain:
-    "Who looks, and at what lands"
+    "A domain: which sensor looks at which lands"
     name:str       # Goes into the index
     sensor:str     # Key in `SIM_SENSORS`
     climates:dict  # Key in `CLIMATES` -> probability
@@ -57,7 +57,7 @@ def plan_sites(
     seed:int,      # Of the whole dataset
     turn:int,      # 0, 1 or 2: which third of the cells
 )->list: # (climate, lon, lat) of each; raises `DatasetError` where the Earth is full
-    "Climate and place of each site"
+    "Choose climate and place of each site"
     climates, odds = list(domain.climates), list(domain.climates.values())
     cells = {}
     for i,c in enumerate(climates):
@@ -95,7 +95,7 @@ def utm_grid(
 def grid_lonlat(
     grid:Grid, # Any grid
 )->tuple: # (lon, lat), degrees
-    "Where a grid's centre lies"
+    "Longitude and latitude of a grid's centre"
     x,y = grid.transform*(grid.width/2, grid.height/2)
     (lon,),(lat,) = warp_points(grid.crs, 4326, [x], [y])
     return lon, lat
@@ -123,7 +123,7 @@ def plan_chips(
     prefix:str,    # First letter of ids and sites
     mines=None,    # Mines in each; one, or none with the domain's probability, where None
 )->list: # `Chip`s
-    "What chips there will be, and where"
+    "Plan which chips there will be, and where"
     sites = plan_sites(-(-n//per_site), domain, seed, turn)
     chips = []
     for i in range(n):
@@ -141,7 +141,7 @@ def draw_chip(
     chip:Chip,  # What to draw
     bands:list, # Names out of `SYNTH_BANDS`
 )->tuple: # (C,H,W) uint16 DN, (H,W) uint8 mask: 0 background, 1 mine, 255 no data
-    "Pixels and exact mask of a chip"
+    "Draw the pixels and the exact mask of a chip"
     site = make_site(chip.climate, np.random.default_rng([*chip.seed[:3], 1000]))
     x, mine = draw_scene(site, np.random.default_rng([*chip.seed, 0]), chip.grid.height, bands, chip.mines)
     dn, valid = observe(x, bands, SIM_SENSORS[chip.sensor], [*chip.seed, 1])
@@ -153,7 +153,7 @@ def coarse_outlines(
     mask:np.ndarray, # (H,W) exact mask
     noise:LabelNoise,# How coarse
 ): # GeoDataFrame in EPSG:4326 with column 'site'
-    "What an interpreter would draw around a chip's mine"
+    "Draw what an interpreter would outline around a chip's mine"
     import geopandas as gpd
     shapes = coarsen(mask, noise, np.random.default_rng([*chip.seed, 2]), chip.grid)
     sites = dict(site=[chip.site]*len(shapes))

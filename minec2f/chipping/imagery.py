@@ -41,7 +41,7 @@ def snap_window(
     bounds:tuple, # (xmin, ymin, xmax, ymax) in map units
     transform,    # Affine of the pixels
 )->tuple: # ((row0,row1),(col0,col1)), px; may reach beyond the raster
-    "The whole pixels that bounds touch"
+    "Snap bounds outwards to whole pixels"
     corners = [~transform*(x,y) for x in bounds[::2] for y in bounds[1::2]]
     cols, rows = zip(*corners)
     def whole(o): return int(np.floor(min(o)+1e-6)), int(np.ceil(max(o)-1e-6))  # a millionth of a pixel is rounding
@@ -86,7 +86,7 @@ def read_padded(
     nodata:float=None, # DN that means "no data", beside what the file says
     band_names:list=None, # What the file's layers are, where it does not say
 )->tuple: # (x, valid, grid): (C,h,w) DN, (h,w) bool, `Grid`; beyond the edge 0 and not valid; raises `RasterError`
-    "A window of a raster, which may reach beyond it"
+    "Read a window of a raster, which may reach beyond it"
     try: return _read(_opened(path), bounds, bands, nodata, band_names)
     except Exception as e:
         if not (of_library(e) or isinstance(e, (OSError, UnicodeDecodeError, MemoryError, OverflowError))): raise
@@ -268,7 +268,7 @@ def _not_shown(self:LocalRasters, task, problems):
 def __call__(self:LocalRasters,
     task:dict, # A row of `plan_tasks`
 )->Observation: # Raises `SceneError` where no image shows any of it
-    "The window of a task"
+    "Show the window of a task"
     seen, used, problems = None, [], []
     for image,bounds in self._showing(task):
         try:

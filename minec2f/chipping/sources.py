@@ -114,7 +114,7 @@ def detect_source(
 def join_antimeridian(
     geoms:np.ndarray, # (n,) shapely geometries in degrees
 )->tuple: # (n,) geometries, longitudes up to 360 where they jumped; (n,) bool: which did
-    "Bring together what a jump from 180 to -180 tore apart"
+    "Join polygons that a jump of longitude from 180 to -180 tore apart"
     import shapely
     def eastward(xy): return np.stack([xy[:,0] + 360*(xy[:,0]<0), xy[:,1]], 1)
     def widths(o):
@@ -174,7 +174,7 @@ def _text(values): return pd.Series(values).map(lambda o: '' if pd.isna(o) else 
 def unique_texts(
     ids, # Anything; what is missing becomes ''
 )->list: # As text, numbered where it repeats
-    "Ids of which no two are the same"
+    "Make ids texts of which no two are the same"
     out = {}  # a dict keeps the order
     turn = Counter()
     for text in _text(list(ids)):
@@ -337,7 +337,7 @@ _FINE_COLUMNS = dict(mineid='site', minename='mine_name', country='country', com
 def read_fine_table(
     path:str|Path, # CSV with Mine ID, Mine Name, Country, Commodity, Climate Region, Sensor; comma, semicolon or tab
 )->pd.DataFrame: # site, mine_name, country, commodity, climate, sensor as text, '' where unknown; raises `DatasetError`
-    "Table of the fine set, with the columns of our index"
+    "Read the table of the fine set, with the columns of our index"
     table = read_table(path, dtype=str).fillna('')
     ours = {o: _FINE_COLUMNS.get(re.sub(r'[^a-z]', '', str(o).lower())) for o in table}
     found = Counter(ours.values())

@@ -39,7 +39,7 @@ def blob(
     rough:float=.3,    # Relative deviation of the radius
     fray:float=.04,    # Raggedness of the edge
 )->np.ndarray: # (H,W) distance from the centre as a share of the radius there; inside where below 1
-    "A smooth irregular outline"
+    "Draw a smooth irregular outline"
     turn = rng.uniform(0, pi)
     stretch = rng.uniform(1, 1.5)
     x,y = g.x-at[0], g.y-at[1]
@@ -170,7 +170,7 @@ def draw_scene(
     bands:list=tuple(SYNTH_BANDS), # Names or common names out of `SYNTH_BANDS`
     mines:int=1,        # How many mines
 )->tuple: # (C,H,W) float32 reflectance, (H,W) bool mine mask; raises `BandError` for a band that is not simulated
-    "Reflectance at the ground, and the exact mine mask"
+    "Draw a scene: reflectance at the ground, and the exact mine mask"
     pos = band_positions(SYNTH_BANDS, bands, 'a synthetic scene')
     climate = CLIMATES[site.climate]
     g = make_ground(climate, size, rng)
@@ -216,7 +216,7 @@ def observe(
     sensor:SimSensor, # Who looks
     seed:list,        # Ints; the band's position is added, so that one band's noise does not depend on the others
 )->tuple: # (C,H,W) uint16 DN = reflectance*1e4, 0 where there is no data; (H,W) bool valid
-    "What a sensor makes of a scene"
+    "Simulate what a sensor makes of a scene"
     size = x.shape[-1]
     rng = np.random.default_rng([*seed, len(SYNTH_BANDS)])
     haze = rng.uniform(.5, 1.5)
