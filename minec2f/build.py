@@ -206,7 +206,8 @@ def run_tasks(
         tasks = tasks.to_dict('records')
         todo = [o for o in tasks if read_row(o, out) is None]
         made = _ENGINES[engine](todo, work, workers, progress)
-        pages = [page for page in (read_row(o, out) for o in tasks) if page]
+        found = [read_row(o, out) for o in tasks]
+        pages = [o for o in found if o]
         index = pd.DataFrame([o['row'] for o in pages], columns=INDEX_COLUMNS)
         failed = _error_table(errors, pages, [o for o in made if 'error' in o])
         _write_table(out/'index.csv', index)

@@ -53,7 +53,9 @@ def radiometry_of(self:InputSpec,
 )->tuple: # (scale, offset, said): `said` is 'argument', 'file' or 'default'
     "What the numbers of a file mean, and who says so"
     if scale is not None or offset is not None:
-        return self.scale if scale is None else scale, self.offset if offset is None else offset, 'argument'
+        if scale is None: scale = self.scale
+        if offset is None: offset = self.offset
+        return scale, offset, 'argument'
     own = file_radiometry(path, self.bands, band_names) if self.trust_files else None
     return (*own, 'file') if own else (self.scale, self.offset, 'default')
 
@@ -161,12 +163,16 @@ def reading_spec(
     return spec
 
 # %% ../nbs/05_data.ipynb #a8d394fb
+_POSSIBLE = -.5, 20. # reflectance of a single pixel: noise may be negative, and a mirror glares in the sun
+
 def _check_extremes(x, path):
     "Refuse a number that no surface reflects among others that are as they should be"
     low, high = np.nanmin(x), np.nanmax(x)
-    if low>-.5 and high<20 or not PLAUSIBLE[0]<np.nanmedian(x)<PLAUSIBLE[1]: return
-    raise RasterError(f'{path} holds numbers that would be reflectance {low if low<=-.5 else high:.3g}, which no '
-                      'surface has. If they mean "no data", say so in the file (for example rio edit-info --nodata).')
+    if low>_POSSIBLE[0] and high<_POSSIBLE[1]: return
+    if not PLAUSIBLE[0]<np.nanmedian(x)<PLAUSIBLE[1]: return  # the scale is wrong, which others say better
+    odd = low if low<=_POSSIBLE[0] else high
+    raise RasterError(f'{path} holds numbers that would be reflectance {odd:.3g}, which no surface has. If they mean '
+                      '"no data", say so in the file (for example rio edit-info --nodata).')
 
 def _oddities(x, path, said):
     "Check an image's (C,h,w) reflectance; what is odd about it, as a list"

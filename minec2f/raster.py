@@ -94,7 +94,8 @@ def metres_per_pixel(
     if not grid.crs.is_projected: return size
     t, unit = grid.transform, grid.crs.linear_units_factor[1]  # metres in a unit of the map
     said = np.hypot(t.b, t.e)*unit, np.hypot(t.a, t.d)*unit    # (height, width)
-    return tuple(float(s if abs(s-o)<_TRUE_TO_GROUND*o else o) for s,o in zip(said, size))
+    is_true = np.abs(np.subtract(said, size))<_TRUE_TO_GROUND*np.array(size)
+    return tuple(np.where(is_true, said, size).tolist())
 
 # %% ../nbs/01_raster.ipynb #ce617a27
 def utm_epsg(

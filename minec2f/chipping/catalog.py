@@ -129,7 +129,8 @@ def _scene_place(item): # (geometry, box), both in the usual form
     if shape is None: raise SceneError('it says nowhere where it lies: neither its geometry nor its bbox can be read.')
     if box is None or box[2]-box[0]>180: box = shape.bounds
     west,south,east,north = box
-    return shape, [west, south, east-360 if east>180 else east, north]
+    if east>180: east -= 360
+    return shape, [west, south, east, north]
 
 # %% ../../nbs/04_catalog.ipynb #a2550c87
 @lru_cache(64)

@@ -192,11 +192,12 @@ def _standard(gdf, key, columns, constants, km2_per_unit):
     has = {k: gdf[v] for k,v in columns.items() if v in gdf}
     flat = gpd.GeoSeries(shapely.force_2d(gdf.geometry.to_numpy()), crs=gdf.crs)
     geometry = _degrees(flat, f'a layer of source {key}')
-    texts = {k: _text(has[k]) if k in has else constants.get(k, '')
-             for k in ('country','commodity','date','site','feature')}
     ids = constants.get('id_prefix', '') + _text(has.get('polygon_id', gdf.index))
-    table = pd.DataFrame(dict(texts, polygon_id=ids, source=key), index=range(len(gdf)))
-    table['year'] = _years(has['year'] if 'year' in has else pd.Series(constants.get('year', np.nan), gdf.index))
+    table = pd.DataFrame(dict(polygon_id=ids, source=key), index=range(len(gdf)))
+    for name in ('country','commodity','date','site','feature'):
+        table[name] = _text(has[name]) if name in has else constants.get(name, '')
+    years = has.get('year', pd.Series(constants.get('year', np.nan), gdf.index))
+    table['year'] = _years(years)
     table['area_km2'] = area_km2(geometry)
     if 'area_km2' in has:
         stated = pd.to_numeric(has['area_km2'], errors='coerce').to_numpy(float)*km2_per_unit
