@@ -263,7 +263,8 @@ def _look(path, min_side):
     if min(grid.shape)<min_side:
         raise GridError(f'{path} is {grid.height}x{grid.width} px; at least {min_side} px a side are needed. Cut a '
                         'larger chip, or drop it.')
-    return grid if grid.crs else read_grid(path)  # which says what to do
+    if not grid.crs: return read_grid(path)  # it raises, and says what to do
+    return grid
 
 def _check_mask(row, grid):
     "Refuse a mask that is no map of classes on the image's grid"
@@ -372,8 +373,8 @@ def _lattice(shape, grid):
 def _has_no_centre(shape, grid):
     "Does a shape lie between the centres of all pixels?"
     t = grid.transform
-    pixel = np.hypot(t.a, t.d) + np.hypot(t.b, t.e)          # half of what is around one
-    if shape.area>shape.length*pixel: return False           # more area than outline, in pixels: it cannot (Steinhaus)
+    half_around = np.hypot(t.a, t.d) + np.hypot(t.b, t.e)  # half the perimeter of a pixel
+    if shape.area>shape.length*half_around: return False   # so large that a centre must lie inside (Steinhaus)
     return not draw_shapes([shape], _lattice(shape, grid)).any()
 
 def draw_outlines(

@@ -169,7 +169,7 @@ def _check_extremes(x, path):
     "Refuse a number that no surface reflects among others that are as they should be"
     low, high = np.nanmin(x), np.nanmax(x)
     if low>_POSSIBLE[0] and high<_POSSIBLE[1]: return
-    if not PLAUSIBLE[0]<np.nanmedian(x)<PLAUSIBLE[1]: return  # the scale is wrong, which others say better
+    if not PLAUSIBLE[0]<np.nanmedian(x)<PLAUSIBLE[1]: return  # the scale is wrong as a whole: `check_values` says so
     odd = low if low<=_POSSIBLE[0] else high
     raise RasterError(f'{path} holds numbers that would be reflectance {odd:.3g}, which no surface has. If they mean '
                       '"no data", say so in the file (for example rio edit-info --nodata).')
