@@ -96,9 +96,10 @@ def read_constant(name, node, lines):
     return Item('data', name, '', comment, value=text_of(node.value))
 
 def assigned_names(node):
-    "Names that a statement binds; `A, B = 1, 2` has two"
+    "Names that a statement binds: two in `A, B = 1, 2`, none in `A['b'] = 1`"
     targets = node.targets if isinstance(node, ast.Assign) else []
-    return [o.id for target in targets for o in ast.walk(target) if isinstance(o, ast.Name)]
+    found = [o for target in targets for o in ast.walk(target) if isinstance(o, ast.Name)]
+    return [o.id for o in found if isinstance(o.ctx, ast.Store)]
 
 def read_module(
     path, # Of a Python file

@@ -119,8 +119,8 @@ _LATER = dict(trust_files=_Rule(lambda v: type(v) is bool, 'true or false')) # o
 # %% ../nbs/12a_bundle.ipynb #f8ded626
 def _check_together(model, input, where):
     def differ(a, b): raise BundleError(f'{where}: its input has {a}, its network takes {b}. Save the bundle again.')
-    if input['bands']!=model['bands']:
-        differ(*(f"the bands {first_few(o['bands'], 20)}" for o in (input, model)))
+    def bands(o): return f"the bands {first_few(o['bands'], 20)}"
+    if input['bands']!=model['bands']: differ(bands(input), bands(model))
     if len(input['classes'])!=model['classes']: differ(f"{len(input['classes'])} classes", f"{model['classes']}")
     lengths = {len(o) for o in input['stats'].values()}
     if len(lengths)>1:
@@ -177,7 +177,8 @@ def _network_and_spec(learn):
     if not isinstance(getattr(learn, 'model', None), torch.nn.Module):
         raise BundleError(f'a {type(learn).__name__} was given; a trained Learner was expected: save_bundle(folder, '
                           'learn).')
-    model, spec = plain(learn.model), getattr(getattr(learn, 'dls', None), 'spec', None)
+    model = plain(learn.model)
+    spec = getattr(getattr(learn, 'dls', None), 'spec', None)
     if not isinstance(spec, InputSpec):
         raise BundleError('the Learner does not say what its input is (learn.dls.spec); make its loaders with '
                           'mine_dls, or set that to an InputSpec.')
@@ -207,7 +208,8 @@ def save_bundle(
                 weights_sha256=hashlib.sha256(weights).hexdigest(), versions=_versions(),
                 info={k: _to_json(v, f'{k}=…') for k,v in info.items()})
     _check_card(card, f'{dst} (not saved)')
-    page, most = json.dumps(card, indent=1), _MOST_BYTES[CARD]
+    page = json.dumps(card, indent=1)
+    most = _MOST_BYTES[CARD]
     if len(page)>most:
         raise BundleError(f'the page would have {len(page):,} bytes; at most {most:,} can be read. Say less.')
     with atomic(dst, kind='bundle') as tmp:
@@ -244,7 +246,8 @@ _ASIDE = 1000*2**20 # bytes: encoders are built with a classifier, up to 943 MB 
 @contextmanager
 def _at_most(size):
     "What is built inside, by this thread, may have parameters of so many bytes; no more is put into memory"
-    me, total = get_ident(), 0
+    me = get_ident()
+    total = 0
     def count(module, name, p):
         nonlocal total
         if p is not None and get_ident()==me: total += p.nbytes
@@ -307,7 +310,8 @@ def load_bundle(
     device:str='cpu', # Where the network goes
 )->Bundle: # In evaluation mode; raises `BundleError`
     "Load a bundle"
-    card, path = read_card(path), Path(path)
+    card = read_card(path)
+    path = Path(path)
     bundle = Bundle(_build(card['model'], path/WEIGHTS), spec_from_dict(card['input']), card['info'])
     _read_weights(bundle.model, path/WEIGHTS)
     _try_once(bundle, path)

@@ -80,8 +80,7 @@ def evaluate(
     unlabelled = (index['mask']=='') & ~(given & (index['polygons']!=''))
     if unlabelled.any():
         raise DatasetError(f'cannot measure on {len(index)} chip(s), {unlabelled.sum()} of them without a mask; give '
-                           'test '
-                           'chips that have masks.')
+                           'test chips that have masks.')
     bundle = plain_bundle(bundle)
     measure = _Measure(boundary_m, tolerance_m, border, given, ignore_px)
     rows = index.to_dict('records')
@@ -125,15 +124,16 @@ def _column(table, column, index):
     if column in table: return table[column]
     if index is not None and column in index:
         return table['id'].map(index.drop_duplicates('id').set_index('id')[column])
-    known = {*table} | ({*index} if index is not None else set())
-    raise DatasetError(f"there is no column '{column}' to group by; there are "
-                       f"{first_few(sorted(known-{'confusion'}), 30)}. "
-                       "Give the index that has it.")
+    known = {*table}-{'confusion'}
+    if index is not None: known |= {*index}
+    raise DatasetError(f"there is no column '{column}' to group by; there are {first_few(sorted(known), 30)}. Give the "
+                       'index that has it.')
 
 def _groups(values, bins):
     "Name of the group of each row, in order; 'unknown' comes last"
     values = pd.cut(values, bins) if bins is not None else values.replace('', np.nan).astype('category')
-    names, code = [*map(str, values.cat.categories), 'unknown'], values.cat.codes
+    names = [*map(str, values.cat.categories), 'unknown']
+    code = values.cat.codes                                # -1 where there is no value
     return pd.Categorical.from_codes(code.where(code>=0, len(names)-1), names, ordered=True)
 
 def by_group(

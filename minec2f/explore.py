@@ -267,7 +267,8 @@ class Explorer:
         side:int=512,     # Of the picture, px
     ): # Raises `BandError` where the first chip has no such band
         self.views, self.side = views, side
-        self.notes, self.drawing = {}, False
+        self.notes = {}  # text -> True, of what went wrong
+        self.drawing = False
         self.rgb = _band_menus(views, rgb)
         self.chip = _chip_menu(views)
         self.stretch = _stretch_slider()
@@ -308,7 +309,8 @@ def step(self:Explorer, n:int):
 def draw(self:Explorer, change=None):
     "Draw what the widgets say"
     if self.drawing: return
-    self.drawing, self.notes = True, {}
+    self.drawing = True
+    self.notes = {}
     try: self._draw(self.chip.value)
     finally: self.drawing = False
 
@@ -345,7 +347,8 @@ def _offer_bands(self:Explorer, i):
 
 @patch
 def _title(self:Explorer, i):
-    row, grid = self.views.rows[i], read_grid(self.views.rows[i]['image'])
+    row = self.views.rows[i]
+    grid = read_grid(row['image'])
     res = np.mean(metres_per_pixel(grid, angular='centre'))
     about = [row[k] for k in ('domain','split') if row.get(k)]
     about.append(f'{grid.width} x {grid.height} px of {res:.3g} m')

@@ -239,8 +239,8 @@ def _check_number_a_band(value, name, least, spec):
     numbers = np.array(value, object).ravel()
     if a_band and all(isinstance(o, Real) and least<=o<=1e12 for o in numbers): return
     above = ' above 0' if least>0 else ''
-    raise OptionError(f"{name}={value!r} was given; a number{above} was expected, or one for each of "
-                      f"{', '.join(spec.bands)}.")
+    bands = ', '.join(spec.bands)
+    raise OptionError(f'{name}={value!r} was given; a number{above} was expected, or one for each of {bands}.')
 
 def _check_resolution(bundle, grid, src):
     "Pixels may be up to half as large again as those of training, or two thirds of them"
@@ -280,7 +280,8 @@ def check_scene(
     offset=None,          # Reflectance of DN 0, likewise
 )->Scene: # Raises `CRSError`, `BundleError`, `RasterError`, `OptionError`
     "Refuse a scene that cannot be mapped, and warn of numbers unlike those of the training images"
-    grid, spec = read_grid(src), getattr(bundle, 'spec', None)
+    grid = read_grid(src)
+    spec = getattr(bundle, 'spec', None)
     try: band_positions(raster_bands(src, band_names), bundle.bands, Path(src).name)
     except BandError as e:
         needed = ', '.join(bundle.bands)
@@ -293,7 +294,8 @@ def check_scene(
     _check_number_a_band(scale, 'scale', 1e-12, spec)
     _check_number_a_band(offset, 'offset', -1e12, spec)
     scene = _Reflectance(spec, src, band_names, scale, offset)
-    return Scene(src, grid, partial(_network_input, scene, _check_meaning(scene)), scale, offset, said)
+    limits = _check_meaning(scene)
+    return Scene(src, grid, partial(_network_input, scene, limits), scale, offset, said)
 
 # %% ../nbs/13_predict.ipynb #f83ee688
 def _check_room(need, what):

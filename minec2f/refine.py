@@ -144,7 +144,8 @@ def _view(outline, crs, group):
     for o in group:
         try: shown[o] = _shown_by(mosaic, o, window, inside)
         except RasterError as e: failed[o] = e
-    seen, used = np.zeros_like(inside), []
+    seen = np.zeros_like(inside)
+    used = []
     for o in sorted(shown, key=lambda o: -shown[o].sum()):
         if (shown[o] & ~seen).any(): used.append(o)
         seen |= shown[o]
@@ -164,7 +165,9 @@ def _best_view(
         else: same.append(o)
     found = [_view(outline, crs, g) for g in groups]
     best = max(found, key=lambda o: (round(o.share, 6), -len(o.images)), default=_View())
-    return _View(best.share, best.images, {scene: e for o in found for scene,e in o.failed.items()})
+    failed = {}
+    for o in found: failed |= o.failed
+    return _View(best.share, best.images, failed)
 
 # %% ../nbs/13a_refine.ipynb #37b5b1fc
 def _lonlat_frame(grid):
@@ -322,7 +325,8 @@ def _own_columns(gdf):
     names = []
     for name in map(str, gdf.columns):
         if name.lower() in RESULT_COLUMNS:
-            name = next(o for o in (f'{name}_{i}' for i in count(1)) if o.lower() not in taken)
+            numbered = (f'{name}_{i}' for i in count(1))
+            name = next(o for o in numbered if o.lower() not in taken)
         names.append(name)
         taken.add(name.lower())
     at = list(gdf.columns).index(gdf.geometry.name)
@@ -333,8 +337,10 @@ def _own_columns(gdf):
 # %% ../nbs/13a_refine.ipynb #dd7d8a67
 def _read_outlines(polygons, layer):
     "(layer to refine, its polygons); unlike in `read_polygons`, rows that are no polygons stay"
-    if isinstance(polygons, (str, Path)): gdf, name = read_layer(polygons, layer), Path(polygons).name
-    else: gdf, name = polygons, f'the {type(polygons).__name__}'
+    gdf, name = polygons, f'the {type(polygons).__name__}'
+    if isinstance(polygons, (str, Path)):
+        gdf = read_layer(polygons, layer)
+        name = Path(polygons).name
     if not (hasattr(gdf, 'geom_type') and hasattr(gdf, 'columns')):
         raise PolygonError(f'{name} has no geometry, or no table with it; a file or a GeoDataFrame with mine outlines '
                            'was expected.')
@@ -364,8 +370,10 @@ def _candidates(bundle, lonlat, images, band_names, scale, offset):
         raise PolygonError(f'none of the {len(found)} polygons lies on any of the {len(images)} images; check that '
                            'both are of the same place and that their CRS are right.')
     scenes, lost = _usable(used, lambda o: check_scene(bundle, o, band_names, scale, offset))
-    def split(row): return _Candidates([scenes[o] for o in row if o in scenes], [o for o in row if o in lost], nowhere)
-    return [split(row) for row in found]
+    def candidates(row):
+        usable = [scenes[o] for o in row if o in scenes]
+        return _Candidates(usable, [o for o in row if o in lost], nowhere)
+    return [candidates(row) for row in found]
 
 def _hectares(shapes, crs):
     "Of each shape; NaN where it is no polygon"
@@ -409,7 +417,8 @@ def refine_polygons(
     "Sharpen the outlines of a coarse inventory, one polygon at a time"
     rules = _Rules(reach_m, margin_m, threshold, min_area_ha, min_cover, simplify_m)
     cut = check_tiling(bundle, **options)
-    suffix, images = vector_format(out), raster_files(images)
+    suffix = vector_format(out)
+    images = raster_files(images)
     if not images: raise RasterError('no image was given; images, or a folder of them, were expected.')
     inputs = [path for o in images for path in read_files(o)]
     if isinstance(polygons, (str, Path)): inputs.append(polygons)

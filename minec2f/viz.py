@@ -124,8 +124,7 @@ def comparison_grid(
     check_index(index)
     if not bundles:
         raise BundleError('no bundle was given; a dict of name and loaded bundle was expected, the last one is '
-                          'compared with '
-                          'the truth.')
+                          'compared with the truth.')
     for o in bundles.values(): check_bundle(o)
     def is_outlined(image): return rasterize_polygons(coarse, read_grid(image)).any()
     if coarse is not None and not any(map(is_outlined, index['image'])): coarse = None

@@ -64,7 +64,8 @@ from dataclasses import dataclass
 LIMIT, other = 3, 4 # Most boxes
 # More of them
 # do not fit
-MOST = 9
+MOST = {}
+MOST['boxes'] = 9
 @dataclass
 class Box:
     "Where it is"

@@ -25,7 +25,9 @@ def bin_row(
     if not (-np.inf<lo<hi<np.inf and bins>=1):
         raise OptionError(f'a grid of {bins} cells from {lo} to {hi} was given; two ends, the left one first, were '
                           'expected.')
-    values, row, middle = np.asarray(values).reshape(-1), np.zeros(bins+3), (lo+hi)/2
+    values = np.asarray(values).reshape(-1)
+    row = np.zeros(bins+3)
+    middle = (lo+hi)/2
     for i in range(0, len(values), piece):
         v = values[i:i+piece].astype(np.float64)
         v = v[np.isfinite(v)]

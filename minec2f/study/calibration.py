@@ -83,7 +83,8 @@ def reliability_figure(
         top.plot([0,1], [0,1], color='0.7', lw=1)
         top.plot(t['said'], t['so'], 'o-', color='#0072B2', ms=3, lw=1)
         top.set_title(f'{name}\nECE {ece(said, hit, **kwargs):.3f}, Brier {brier(said, hit):.3f}', fontsize=8)
-        share, width = t['n']/t['n'].sum(), t['high']-t['low']
+        share = t['n']/t['n'].sum()
+        width = t['high']-t['low']
         bottom.bar(t['low'], share, width, align='edge', color='0.7', edgecolor='w', lw=.3)
         bottom.set_xlabel('probability', fontsize=8)
         for ax in (top,bottom): ax.tick_params(labelsize=7); ax.set_xlim(0, 1)

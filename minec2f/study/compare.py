@@ -77,7 +77,8 @@ def _differences(a, b, chips, w): # Scores of `a` minus those of `b`: metric -> 
     res = {}
     for seed,ta in a.groupby(level=0):
         at = chips.get_indexer(ta.index.get_level_values('id'))
-        ours, theirs = weighted_scores(ta, w[:,at]), weighted_scores(b.loc[[seed]], w[:,at])
+        ours = weighted_scores(ta, w[:,at])
+        theirs = weighted_scores(b.loc[[seed]], w[:,at])
         for k in ours: res.setdefault(k, []).append(ours[k]-theirs[k])
     return {k: np.stack(v) for k,v in res.items()}
 
@@ -98,7 +99,8 @@ def compare(
     a, b = _paired(a, b)
     site = a.reset_index().drop_duplicates('id').set_index('id')['site']
     observed = _differences(a, b, site.index, np.ones((1, len(site))))
-    rng, drawn = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
+    drawn = []
     for part in np.array_split(range(draws), -(-draws//1000)): # a thousand at a time, for memory
         drawn.append(_differences(a, b, site.index, bootstrap_weights(site, len(part), rng)))
     rows = {}

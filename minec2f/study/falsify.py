@@ -196,7 +196,8 @@ def falsification_report(
     findings = [*negative_transfer(table, ours, fine_only, **kwargs),
                 *selection(table, ours, controls, out, **kwargs),
                 *architecture(table, ours, gated, bare, **kwargs)]
-    lines, worst = pd.DataFrame([asdict(o) for o in findings]), overall(findings)
+    lines = pd.DataFrame([asdict(o) for o in findings])
+    worst = overall(findings)
     shown = lines.set_index('claim')[['control','verdict','sentence']].rename(columns=dict(sentence='finding'))
     summary = ', '.join(f'{k} **{v}**' for k,v in worst.items())
     return lines, f'### {ours}, fine {part} sites\n\n{summary}. {meaning(worst)}\n\n{markdown(shown)}'

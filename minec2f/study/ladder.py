@@ -187,7 +187,8 @@ def teacher(self:LadderSeed,
 )->Bundle: # Trained now, or before; raises `DatasetError` where it was made otherwise
     "The teacher of one recipe"
     name = 'teacher' if recipe==self.main else f'teacher-{fingerprint(recipe)[:8]}'
-    path, config = self.folder/name, self.base | dict(teacher=recipe)
+    path = self.folder/name
+    config = self.base | dict(teacher=recipe)
     if path.exists(): check_same(path, read_card(path)['info']['config'], config)
     else: self._train_teacher(name, recipe, config, part)
     bundle = load_bundle(path, self.fine_dls.device)
@@ -290,8 +291,10 @@ def _say_result(res):
           f'mIoU test {test:.4f}  valid {valid:.4f}', flush=True)
 
 def _say_done(run, rows):
-    if rows: print(f'seed {run.seed}: {first_few(rows, 99)} there already; to run a row again, remove its file '
-                   f'{run.folder.name}/<row>.json', flush=True)
+    if not rows: return
+    done = first_few(rows, 99)
+    file = f'{run.folder.name}/<row>.json'
+    print(f'seed {run.seed}: {done} there already; to run a row again, remove its file {file}', flush=True)
 
 def _run_seed(run, plans, keep):
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -322,7 +325,8 @@ def run_ladder(
     keep:bool=False,   # Save every student as a bundle?
 )->Path: # `out`, with seed_<k>/<row>.json and seed_<k>/teacher
     "Train and measure what is not done already; raises `DatasetError` where results of another configuration are there"
-    index, out = data if isinstance(data, pd.DataFrame) else load_index(data, polygons), Path(out)
+    index = data if isinstance(data, pd.DataFrame) else load_index(data, polygons)
+    out = Path(out)
     settings = ladder_settings(index, loaders, split, splits, measure)
     teacher = plain_values(TEACHER | (teacher or {}))
     plans = plan_methods(methods, teacher, STUDENT | (student or {}))

@@ -42,13 +42,14 @@ def indexed(
     picture:Image.Image, # RGB
 )->Image.Image: # 256 colours
     "Few colours, those of `COLOURS`, black and white as they are"
-    kept = [to_rgb(o) for o in sorted({*COLOURS.values(), '#000000', '#FFFFFF'})]
-    kept = [tuple(int(255*v+.5) for v in o) for o in kept]
+    def in_bytes(colour): return tuple(int(255*v+.5) for v in to_rgb(colour))
+    kept = [in_bytes(o) for o in sorted({*COLOURS.values(), '#000000', '#FFFFFF'})]
     free = 256-len(kept)
     few = picture.quantize(free, dither=Image.Dither.NONE)
     palette = few.getpalette()[:3*free]
     palette += [0]*(3*free-len(palette)) # where the picture has fewer colours
-    exact, at = np.asarray(picture), np.array(few) # (H,W,3), (H,W)
+    exact = np.asarray(picture)          # (H,W,3)
+    at = np.array(few)                   # (H,W) index into the palette
     for i,colour in enumerate(kept):
         at[(exact==colour).all(-1)] = free+i
         palette += colour
@@ -69,7 +70,8 @@ def publish(
     dpi:int=130,        # Of the PNG
 )->Path: # The PNG; raises `WriteError`
     "PNG, PDF, CSV and caption of one figure or table"
-    out, caption = Path(out), f'{caption} {RECONSTRUCTED}'
+    out = Path(out)
+    caption = f'{caption} {RECONSTRUCTED}'
     save_figure(fig, out/f'{name}.pdf', dpi)
     raw = BytesIO()
     fig.savefig(raw, dpi=dpi, bbox_inches='tight')
@@ -134,7 +136,8 @@ def error_map(
     "What a prediction gets wrong, to lie over an image"
     colours = {'right': '#FFFFFF', 'false positive': COLOURS['false_positive'],
                'false negative': COLOURS['false_negative']}
-    res, where = np.zeros((*truth.shape, 4)), differences(pred>0, truth)
+    res = np.zeros((*truth.shape, 4))
+    where = differences(pred>0, truth)
     for kind,colour in colours.items(): res[where[kind]] = (*to_rgb(colour), alpha)
     return res
 

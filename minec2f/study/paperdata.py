@@ -49,7 +49,9 @@ def train_models(
     **settings,                # Of `run_ladder`: loaders, split, measure
 )->list: # Folders of results; raises as `run_ladder`
     "Train what the figures show, and keep it"
-    folder, teacher, student = Path(folder), teacher or {}, student or {}
+    folder = Path(folder)
+    teacher = teacher or {}
+    student = student or {}
     network = {k: v for k,v in teacher.items() if k in ('encoder','weights')}
     start = {k: v for k,v in teacher.items() if k in ('lr','encoder','weights')} | dict(epochs=0)
     alone = student | dict(encoder_lr_mult=1.)
@@ -150,7 +152,8 @@ def paper_inputs(
     smoke:str='runs/paper_figures/smoke', # Where small data and models go, and several folders are brought together
 )->SimpleNamespace: # results (folder), folders (all), index (None where only results were given), origin
     "What a notebook works on; raises `DatasetError` where results were made from other data"
-    smoke, folders = resolve(smoke), [resolve(o) for o in comma_list(results)]
+    smoke = resolve(smoke)
+    folders = [resolve(o) for o in comma_list(results)]
     index = open_data(data, polygons, smoke) if data or not folders else None
     if not folders: folders = train_models(index, smoke/f'models-{data_fingerprint(index)[:8]}', **SMOKE)
     found = gather(folders, smoke/f'gathered-{fingerprint([str(o) for o in folders])[:8]}')
@@ -188,7 +191,8 @@ def load_models(
     if not places:
         raise DatasetError(f'none of the folders in results has a kept model of {first_few(rows, 9)}; run '
                            'paper_figures/models.ipynb first.')
-    bundles, common = {k: load_bundle(v) for k,v in places.items()}, None
+    bundles = {k: load_bundle(v) for k,v in places.items()}
+    common = None
     for k,bundle in bundles.items():
         here = {o: bundle.info['config'][o] for o in ('data','split_hash')}
         common = common or here
@@ -202,8 +206,9 @@ def trained_how(
     said = set()
     for config in (o.info['config'] for o in bundles.values()):
         if 'student' not in config: continue
-        encoder, weights = config['teacher']['encoder'], config['teacher'].get('weights') or 'random at the start'
-        said.add(f"epochs: {config['student']['epochs']}, {encoder} encoder, weights {weights}")
+        network = config['teacher']
+        weights = network.get('weights') or 'random at the start'
+        said.add(f"epochs: {config['student']['epochs']}, {network['encoder']} encoder, weights {weights}")
     return '; '.join(sorted(said))
 
 # %% ../../nbs/16c_paperdata.ipynb #ef4dfdbc

@@ -75,12 +75,16 @@ def write_result(
     return res
 
 # %% ../../nbs/14b_results.ipynb #56dfc6e6
+def _check_alike(path, res, other, keys): # Entries of the configurations of two results
+    def entries(o): return {k: o['config'][k] for k in keys}
+    check_same(path, entries(res), entries(other))
+
 def _check_comparable(paths, results): # One data set and one way to measure for all, one split for each seed
-    of_seed = {}
+    first_of_seed = {}
     for path,res in zip(paths, results):
-        twin = of_seed.setdefault(res['seed'], res)
-        for keys,other in ((('data','measure'), results[0]), (('split_hash',), twin)):
-            check_same(path, {k: res['config'][k] for k in keys}, {k: other['config'][k] for k in keys})
+        _check_alike(path, res, results[0], ['data','measure'])
+        first = first_of_seed.setdefault(res['seed'], res)
+        _check_alike(path, res, first, ['split_hash'])
 
 def read_ladder(
     out:str|Path,     # Folder of results
@@ -122,7 +126,8 @@ def ladder_differences(
     **kwargs,           # Of `compare`
 )->pd.DataFrame: # One line a row, reference and metric, over the seeds that both have. Raises `DatasetError`
     "Paired differences of all rows to some"
-    groups, parts = dict(list(table.groupby('name', sort=False))), []
+    groups = dict(list(table.groupby('name', sort=False)))
+    parts = []
     lost = [o for o in references if o not in groups]
     if lost:
         raise DatasetError(f"there is no result of the reference {first_few(lost)}; there are {', '.join(groups)}.")
@@ -174,10 +179,12 @@ def ladder_text(
     digits:int=3,       # After the point
 )->pd.DataFrame: # Text
     "The table with one cell a score and one a comparison"
-    f, columns = f'.{digits}f', {}
-    for o in [o for o in table if f'{o} sd' in table]:
-        columns[o] = [f'{mean:{f}} ± {sd:{f}}' for mean,sd in zip(table[o], table[f'{o} sd'])]
-    for o in [o.removesuffix(': low') for o in table if o.endswith(': low')]:
+    f = f'.{digits}f'
+    scores = [o for o in table if f'{o} sd' in table]
+    comparisons = [o.removesuffix(': low') for o in table if o.endswith(': low')]
+    columns = {}
+    for o in scores: columns[o] = [f'{mean:{f}} ± {sd:{f}}' for mean,sd in zip(table[o], table[f'{o} sd'])]
+    for o in comparisons:
         numbers = table[[f'{o}: {k}' for k in ('difference','low','high','better','worse')]].to_numpy()
         cells = [f'{d:+{f}} [{low:+{f}}, {high:+{f}}] {better:.0f}:{worse:.0f}' for d,low,high,better,worse in numbers]
         columns[o] = ['' if np.isnan(d) else cell for (d,*_),cell in zip(numbers, cells)]

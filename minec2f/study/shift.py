@@ -207,7 +207,8 @@ def proxy_a_distance(
     from sklearn.preprocessing import StandardScaler
     check_number(folds, 'folds', 2, kind=int)
     x, z = check_samples(x, z, folds)
-    both, is_first = np.concatenate([x, z]), np.arange(len(x)+len(z))<len(x)
+    both = np.concatenate([x, z])               # (n+m,d)
+    is_first = np.arange(len(both))<len(x)      # (n+m,)
     model = make_pipeline(StandardScaler(), LogisticRegression(class_weight='balanced', solver='liblinear'))
     held_out = StratifiedKFold(folds, shuffle=True, random_state=seed)
     wrong = cross_val_predict(model, both, is_first, cv=held_out) != is_first

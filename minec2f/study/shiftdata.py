@@ -125,7 +125,8 @@ def _cell_shares(y, labels, size): # (L,h,w) share of each cell that is of the c
 
 def _chip_features(bundle, row, reader, taps, labels, band_names, masks): # (tap, class) -> (d,)
     dn, y, valid = _chip(row, bundle.spec, band_names, masks)
-    x, device = bundle.spec.encode(dn, valid), next(bundle.model.parameters()).device
+    x = bundle.spec.encode(dn, valid)                          # (C,H,W)
+    device = next(bundle.model.parameters()).device
     sums, cells = {}, {}
     for (a,b),(c,d) in chip_windows(*y.shape, bundle.spec.size):
         with torch.inference_mode(): bundle.model(torch.from_numpy(x[None, :, a:b, c:d]).to(device))

@@ -114,7 +114,8 @@ def outline_noise(
 def _base_label(row, exact): # What is made worse: the label that is trained on, or the precise mask
     if exact and not row['mask']:
         raise DatasetError(f"{row['id']} has no mask; with exact=True every coarse chip needs one. Take exact=False.")
-    return read_label({**row, 'polygons': ''} if exact else row, read_grid(row['image']))
+    if exact: row = {**row, 'polygons': ''}
+    return read_label(row, read_grid(row['image']))
 
 def corrupt_labels(
     index:pd.DataFrame,   # From `load_index`
@@ -124,7 +125,8 @@ def corrupt_labels(
     seed:int=0,           # Of the noise
 )->pd.DataFrame: # The index with these masks instead of polygons in the coarse domain; raises `DatasetError`
     "Make the coarse labels of a data set worse"
-    index, coarse = index.copy(), index[index['domain']=='coarse']
+    index = index.copy()
+    coarse = index[index['domain']=='coarse']
     labels = [_base_label(row, exact) for row in coarse.to_dict('records')]
     with atomic(out, kind='labels') as tmp:
         tmp.mkdir()
@@ -146,7 +148,8 @@ def degradation(
     "How scores (means over seeds) fall with the noise of coarse labels"
     rows = {}
     for name,folder in folders.items():
-        a, b = read_ladder(folder, part, [ours]), read_ladder(folder, part, [control])
+        a = read_ladder(folder, part, [ours])
+        b = read_ladder(folder, part, [control])
         means = dict(ours=seed_scores(a)[metric].mean(), control=seed_scores(b)[metric].mean())
         rows[name] = means | compare(a, b, **kwargs).loc[metric].to_dict()
     table = pd.DataFrame(rows).T.rename_axis('corruption')
@@ -168,7 +171,8 @@ def mechanism(
         raise ValueError("the factor 'agreement' has seen the fine label; leave it out.")
     model = bundle.model.eval()
     named = {'*'.join(o): o for o in sets}
-    weights, right, valid = {k: [] for k in named}, [], []    # pieces of (pixels,)
+    weights = {k: [] for k in named}                          # pieces of (pixels,), as are the next two
+    right, valid = [], []
     for x,y in dl:
         x, y = (o.as_subclass(torch.Tensor) for o in (x, y))  # (B,C,H,W), (B,H,W)
         z = full_precision(model(x))                          # (B,K,H,W)
