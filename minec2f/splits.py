@@ -101,6 +101,8 @@ def _joined(kinds):
     "The columns of each row as one text"
     return pd.Series([' '.join(o) for o in kinds.to_numpy()], kinds.index, dtype=object)
 
+def _commonest(values): return values.mode()[0]
+
 def group_strata(
     index:pd.DataFrame,   # Index, with any of the columns of `stratify`
     group:np.ndarray,     # (n,) from `site_groups`
@@ -108,8 +110,10 @@ def group_strata(
     least:int=5,          # Fewest groups that stand as a stratum of their own
 )->pd.Series: # Name of the stratum of each group
     "Stratum of each group, the rare ones merged"
-    kinds = _strata_columns(index, stratify).groupby(np.asarray(group)).agg(lambda o: o.mode()[0]) # a row a group
-    stratum = pd.Series('rest', index=np.unique(group))
+    columns, group = _strata_columns(index, stratify), np.asarray(group)
+    kinds = {name: o.groupby(group).agg(_commonest) for name,o in columns.items()}
+    kinds = pd.DataFrame(kinds, index=np.unique(group)) # a row a group
+    stratum = pd.Series('rest', index=kinds.index)
     for k in range(kinds.shape[1], 0, -1):
         loose = _joined(kinds.iloc[:,:k])[stratum=='rest']
         common = loose[loose.map(loose.value_counts())>=least]
