@@ -269,7 +269,7 @@ def remove_leftovers(
             if o.is_dir(): _remove_leftover(o)
 
 # %% ../nbs/00_core.ipynb #f34f27eb
-_COMPILED = 'rasterio', 'pyogrio', 'safetensors', 'pyarrow', 'pyproj', 'shapely'
+_COMPILED = 'rasterio', 'pyogrio', 'safetensors', 'safetensors_rust', 'pyarrow', 'pyproj', 'shapely'
 
 def of_library(
     e:Exception, # Any
