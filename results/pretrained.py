@@ -36,7 +36,7 @@ def run():
     index, starts = data(), dict(random=start(None), imagenet=start('imagenet'))
     for name,bands in BANDS.items():
         run_ladder(index, starts, SEEDS, REPO/'results'/f'pretrained_{name}',
-                   teacher=dict(epochs=0, **NET), student=dict(epochs=12, lr=1e-3),
+                   teacher=dict(epochs=0, **NET), student=dict(epochs=6, lr=1e-3),
                    loaders=dict(bands=bands, size=64, bs=8), split=dict(valid=.2, test=.35),
                    measure=dict(tolerance_m=20.))
 
