@@ -171,8 +171,7 @@ def _say_small(index, side=32): # What `load_index` asks for
                   'leave them out with curate and write_curated.', stacklevel=4)
 
 # %% ../nbs/03i_build.ipynb #99e052a1
-# errors has stage ('polygons', 'images', 'scenes', 'chips'), id, error, message, attempts
-Built = namedtuple('Built', 'folder index errors')
+Built = namedtuple('Built', 'folder index errors') # errors: stage (polygons, images, scenes, chips), id, error, …
 
 def _write_table(path, table):
     with atomic(path) as f: table.to_csv(f, index=False)
