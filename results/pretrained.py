@@ -1,6 +1,6 @@
 """What ImageNet weights are worth on the synthetic data: the table in results/README.md.
 
-    python results/pretrained.py         # train and measure what is missing: 12 trainings, some minutes on a CPU
+    python results/pretrained.py         # train and measure what is missing: 12 trainings, about ten minutes on a CPU
     python results/pretrained.py table   # only the table of what is there
 
 It needs the packages of `pip install 'minec2f[weights]'`. One file per row and seed in
