@@ -64,7 +64,7 @@ def common_name(
     band:str,          # Band name, such as 'B08'
     sensor:str=None,   # Which sensor's names; the first sensor that has the band where None
 )->str: # 'red', 'nir', …; the band's own name in lower case where nobody knows it
-    "Colour of a band"
+    "Colour of a band, by its common name in STAC"
     key = band_key(band)
     for o in [get_sensor(sensor)] if sensor else SENSORS.values():
         if key in o.colours: return o.colours[key]

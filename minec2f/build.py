@@ -40,7 +40,7 @@ def try_task(
     retries:int=3,    # How often a server that does not answer is asked again
     wait_s:float=1.,  # Pause before the first repetition, s; it doubles each time
 )->dict: # The row; or id, error, message, attempts, and problems met on the way
-    "One task, come what may"
+    "Do one task, whatever goes wrong"
     skip = {}     # scene -> error
     attempts = 0  # at the task
     asked = 0     # how often, with these scenes
@@ -206,7 +206,8 @@ def run_tasks(
         tasks = tasks.to_dict('records')
         todo = [o for o in tasks if read_row(o, out) is None]
         made = _ENGINES[engine](todo, work, workers, progress)
-        pages = [page for page in (read_row(o, out) for o in tasks) if page]
+        found = [read_row(o, out) for o in tasks]
+        pages = [o for o in found if o]
         index = pd.DataFrame([o['row'] for o in pages], columns=INDEX_COLUMNS)
         failed = _error_table(errors, pages, [o for o in made if 'error' in o])
         _write_table(out/'index.csv', index)
@@ -232,7 +233,7 @@ def load_source(
     source:str=None, # Key in `SOURCES`; found out where None
     layer:str=None,  # Layer of the file; the only one with polygons where None
 )->tuple: # (GeoDataFrame in EPSG:4326, rows of the error table, card); raises `PolygonError`, `CRSError`
-    "Polygons ready to plan with"
+    "Read, clean and deduplicate polygons, ready to plan with"
     file = ''
     if isinstance(polygons, (str,Path)):
         file = Path(polygons).name
@@ -306,7 +307,7 @@ def build_dataset(
     min_side:int=0,      # As in `make_chip`, px
     **run,               # workers, engine, retries, wait_s, progress of `run_tasks`
 )->Built: # folder, index, errors; raises `PolygonError`, `CRSError`, `DatasetError`, `OptionError`, `WriteError`
-    "Polygons and a reader in, dataset folder out; resumable"
+    "Build a dataset folder from polygons and any reader; it can be resumed"
     windows = dict(margin_m=margin_m, size_m=size_m, max_side_m=max_side_m)
     label = dict(domain=domain, max_nodata=max_nodata, all_touched=all_touched, ignore_m=ignore_m, min_side=min_side)
     check_build(out, buffer_km=buffer_km, **windows, **label, **run)
@@ -332,13 +333,13 @@ def build_chips(
     nodata:float=None,    # As in `LocalRasters`
     **kwargs
 )->Built: # As from `build_dataset`
-    "Dataset folder from polygons and images on a disk"
+    "Build a dataset folder from polygons and images on a disk"
     return build_dataset(polygons, LocalRasters(rasters, bands, band_names, sensor, nodata), out, **kwargs)
 
 def build_summary(
     built:Built, # From a build
 )->pd.DataFrame: # Rows: outcome; column: how many
-    "How a build went, in one look"
+    "Count how a build went"
     reasons = built.errors.groupby(['stage','error']).size()
     number = {'chips made': len(built.index)} | {f'{stage}: {error}': n for (stage,error),n in reasons.items()}
     return pd.DataFrame(dict(number=number)).rename_axis('outcome').loc[list(number)]

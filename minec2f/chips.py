@@ -179,10 +179,11 @@ def chip_files(
     folder:str|Path,    # The dataset folder
     column:str='image', # Or 'mask'
 )->list: # Paths: where the index says, else by the chip's id; '' where there is none; raises `DatasetError`
-    "Where the image or the mask of each chip is"
+    "Find the image or the mask of each chip"
     folder = Path(folder).resolve()
     home = folder/f'{column}s'
-    by_name, homes = _rasters_by_name(home), [folder, home.resolve()]
+    homes = [folder, home.resolve()]
+    by_name = _rasters_by_name(home)
     paths = []
     for name,said in zip(index['id'], index.get(column, [''] * len(index))):
         found = [said] if said else by_name.get(_composed(name), [])
@@ -262,7 +263,8 @@ def _look(path, min_side):
     if min(grid.shape)<min_side:
         raise GridError(f'{path} is {grid.height}x{grid.width} px; at least {min_side} px a side are needed. Cut a '
                         'larger chip, or drop it.')
-    return grid if grid.crs else read_grid(path)  # which says what to do
+    if not grid.crs: return read_grid(path)  # it raises, and says what to do
+    return grid
 
 def _check_mask(row, grid):
     "Refuse a mask that is no map of classes on the image's grid"
@@ -331,7 +333,7 @@ def load_polygons(
     layer:str=None, # Its layer; the only one with polygons where None or ''
     fix:bool=False, # Repair invalid polygons?
 ): # GeoDataFrame, read once for each version of the file; raises as `read_polygons`
-    "A polygon layer that many chips share"
+    "Read a polygon layer that many chips share, once"
     return _layer_reader(layer or None, bool(fix))(path)
 
 def row_polygons(
@@ -371,8 +373,8 @@ def _lattice(shape, grid):
 def _has_no_centre(shape, grid):
     "Does a shape lie between the centres of all pixels?"
     t = grid.transform
-    pixel = np.hypot(t.a, t.d) + np.hypot(t.b, t.e)          # half of what is around one
-    if shape.area>shape.length*pixel: return False           # more area than outline, in pixels: it cannot (Steinhaus)
+    half_around = np.hypot(t.a, t.d) + np.hypot(t.b, t.e)  # half the perimeter of a pixel
+    if shape.area>shape.length*half_around: return False   # so large that a centre must lie inside (Steinhaus)
     return not draw_shapes([shape], _lattice(shape, grid)).any()
 
 def draw_outlines(
@@ -424,7 +426,7 @@ def read_sample(
     band_names:list=None, # What the file's layers are, where it does not say
     n_classes:int=2,      # Classes in the labels
 )->tuple: # (x, y, valid): (C,h,w) DN, (h,w) uint8 label with 255 where not valid, (h,w) bool
-    "Pixels, label and validity of a chip or a window of it"
+    "Read pixels, label and validity of a chip or a window of it"
     x, valid, grid = read_chip(row['image'], bands, window, band_names)
     y = read_label(row, grid, window, n_classes)
     y[~valid] = IGNORE

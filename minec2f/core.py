@@ -25,7 +25,7 @@ class MineC2FError(Exception): "Raised on purpose: it says what was found, what 
 
 class OptionError(MineC2FError, ValueError): "An option has a value that is not known or makes no sense"
 class BandError(MineC2FError): "A band that was asked for is not there, or bands are not named"
-class RasterError(MineC2FError): "An image or mask is missing, damaged or has no valid pixel, or its numbers cannot be"
+class RasterError(MineC2FError): "An image or mask is missing, damaged, without valid pixels or with impossible values"
 class CRSError(MineC2FError): "A coordinate reference system is missing, or is angular where metres are needed"
 class GridError(MineC2FError): "Rasters that must share a grid differ in size, CRS or transform, or a chip is too small"
 class LabelError(MineC2FError): "A label value is outside the classes"
@@ -34,7 +34,7 @@ class DatasetError(MineC2FError): "The dataset folder or its index breaks the co
 class SplitError(MineC2FError): "A split cannot be made, or leaks"
 class SceneError(MineC2FError): "No scene shows a place, or none shows it clearly"
 class NetworkError(MineC2FError): "A server cannot be reached, or does not answer as it should"
-class WeightsError(MineC2FError): "Encoder weights cannot be had"
+class WeightsError(MineC2FError): "Encoder weights are not there, or cannot be loaded"
 class TrainingError(MineC2FError): "Training cannot go on: a loss or gradient is no longer a number"
 class BundleError(MineC2FError): "A model bundle is incomplete or does not match what it is used on"
 class WriteError(MineC2FError): "An output could not be written; nothing was left behind"
@@ -57,7 +57,7 @@ def look_up(
     error:type=OptionError, # Raised for an unknown name
     hint:str='', # What else one can do
 ): # `table[name]`
-    "What is called `name`"
+    "The entry of a table, or an error that lists the names there are"
     try:
         if name in table: return table[name]
     except TypeError: pass  # a list, say, which can be no key
@@ -83,15 +83,15 @@ def check_number(
 IGNORE = 255 # in masks and labels: not known
 
 # %% ../nbs/00_core.ipynb #c94c46c0
-MARKER = '.minec2f' # the page in our folders; the names of all temporary folders start with it
+MARKER = '.minec2f' # the hidden file in our folders; the names of all temporary folders start with it
 
 def _listing(folder): # Relative path -> bytes, of all files but the marker
     files = [o for o in sorted(folder.rglob('*')) if o.is_symlink() or not o.is_dir()]
     return {o.relative_to(folder).as_posix(): o.lstat().st_size for o in files if o!=folder/MARKER}
 
 def _mark(folder, kind):
-    page = dict(kind=kind, files=_listing(folder))
-    (folder/MARKER).write_text(json.dumps(page, indent=1))
+    marker = dict(kind=kind, files=_listing(folder))
+    (folder/MARKER).write_text(json.dumps(marker, indent=1))
 
 # %% ../nbs/00_core.ipynb #51f4853e
 def _identity(folder): # Changes when another folder takes its place; None where there is none
@@ -100,11 +100,11 @@ def _identity(folder): # Changes when another folder takes its place; None where
     return o.st_dev, o.st_ino, o.st_ctime_ns
 
 def _foreign_now(folder, kind):
-    try: page = json.loads((folder/MARKER).read_text())
-    except (OSError, ValueError): page = {}
-    is_ours = isinstance(page, dict) and page.get('kind')==kind and isinstance(page.get('files'), dict)
+    try: marker = json.loads((folder/MARKER).read_text())
+    except (OSError, ValueError): marker = {}
+    is_ours = isinstance(marker, dict) and marker.get('kind')==kind and isinstance(marker.get('files'), dict)
     if not is_ours: return sorted(os.listdir(folder))  # it may be a whole disk, which is not walked through
-    return [name for name,size in _listing(folder).items() if page['files'].get(name)!=size]
+    return [name for name,size in _listing(folder).items() if marker['files'].get(name)!=size]
 
 def _foreign_files(folder, kind):
     "Names of files that are not as `atomic` left them; empty where the folder may be replaced"
@@ -165,7 +165,7 @@ def check_output(
     kind:str=None,  # As in `atomic`
     inputs=(),      # Paths of what is read, which the output must not be, by whatever name or link
 ): # Raises `WriteError`
-    "Refuse an output that would cost somebody something, before any work is done"
+    "Refuse an output that would overwrite what is not ours, before any work is done"
     try: objection = _objection(Path(dst), kind, inputs)
     except OSError as e: raise _write_error(dst, e) from e
     if objection: raise WriteError(objection)
@@ -279,7 +279,7 @@ def of_library(
 
 @contextmanager
 def disk_errors():
-    "A library's own error while writing as what it is there: trouble with the disk"
+    "Turn a library's own error while writing into an `OSError`"
     try: yield
     except Exception as e:
         if not of_library(e): raise
@@ -309,7 +309,7 @@ def read_json(
     kind:type=dict,          # What it must hold
     max_bytes:int=2**28,     # A larger file is refused
 ): # What it holds
-    "A page of JSON"
+    "Read a JSON file"
     try:
         size = os.path.getsize(path)
         if size>max_bytes: raise error(f'{path} has {size:,} bytes; at most {max_bytes:,} were expected.')
@@ -338,7 +338,7 @@ def read_table(
     path:str|Path, # CSV: comma, semicolon or tab; UTF-8, UTF-16 or Windows' western encoding
     **kwargs,      # Of `pandas.read_csv`
 ): # DataFrame, in which only an empty cell is missing; raises `DatasetError`
-    "A table as a spreadsheet writes it"
+    "Read a table as spreadsheets write it"
     import pandas as pd
     if not Path(path).is_file(): raise DatasetError(f'{path} does not exist; a table (CSV) was expected there.')
     try:
@@ -377,7 +377,7 @@ def linked_groups(
 def plain_values(
     x, # Configuration
 )->object: # The same after a way through JSON; raises `OptionError` for what JSON cannot hold
-    "Refuse what cannot be kept in a file"
+    "A configuration as plain values; what JSON cannot hold is refused"
     try: return json.loads(json.dumps(x))
     except (TypeError, ValueError) as e:
         raise OptionError(f'a configuration holds something that cannot be kept in a file ({e}); give numbers, text, '

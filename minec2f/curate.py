@@ -20,7 +20,7 @@ from .chips import chip_files
 def pixel_hash(
     x:np.ndarray, # (C,H,W)
 )->str: # 64 hex digits
-    "The same for the same pixels, whatever the file"
+    "Hash of the pixels: the same for the same pixels, whatever the file"
     kind = f'{x.shape}{x.dtype.str}'.encode()
     return hashlib.sha256(kind + np.ascontiguousarray(x).tobytes()).hexdigest()
 
@@ -31,7 +31,7 @@ def difference_hash(
     x:np.ndarray,     # (C,H,W)
     valid:np.ndarray, # (H,W) bool
 )->str: # 136 hex digits of 544 bits
-    "Nearly the same for nearly the same picture"
+    "Hash of the picture: nearly the same for nearly the same picture"
     grey = x.mean(0, dtype=float)                                                    # (H,W)
     mean = grey[valid].mean() if valid.any() else 0
     grey = torch.from_numpy(np.where(valid, grey, mean))
@@ -59,7 +59,7 @@ def chip_facts(
     index:pd.DataFrame, # From `read_index`
     folder:str|Path,    # The dataset folder
 )->pd.DataFrame: # The index with height, width (px), nodata, mine_fraction (0-1), pixel_hash, difference_hash
-    "What curation needs to know, read off the images"
+    "Read off the images what curation needs to know"
     said = index.reindex(columns=['mine_fraction'])['mine_fraction'].astype(float)
     masks = chip_files(index, folder, 'mask')
     fraction = [_mine_fraction(mask) if np.isnan(known) else known for mask,known in zip(masks, said)]
@@ -120,7 +120,8 @@ def duplicate_of(
     if not len(facts): return pd.Series('', facts.index, dtype=object)
     order = facts.assign(area=-facts['height']*facts['width'], cloud=facts.get('cloud', 0.))
     order = order.sort_values(['area','cloud','nodata','id'])  # the best first
-    kept, found = np.zeros(len(order), bool), {}
+    kept = np.zeros(len(order), bool)
+    found = {}
     for i,same in _alike(order, near):
         better = np.flatnonzero(same & kept)
         if len(better): found[order.index[i]] = order['id'].iloc[better[0]]
@@ -170,7 +171,7 @@ def curation_table(
     facts:pd.DataFrame,  # From `chip_facts`
     presets:dict=None,   # Name -> arguments of `curate`; `CURATION` where None
 )->pd.DataFrame: # A row a preset: chips kept, dropped, the share kept, and the number dropped by each kind of reason
-    "How much each set of limits keeps, of the domain that it curates"
+    "Count what each set of limits keeps of the domain that it curates"
     rows = {}
     for name,limits in (presets or CURATION).items():
         kept, dropped = curate(facts, **limits)

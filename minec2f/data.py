@@ -53,7 +53,9 @@ def radiometry_of(self:InputSpec,
 )->tuple: # (scale, offset, said): `said` is 'argument', 'file' or 'default'
     "What the numbers of a file mean, and who says so"
     if scale is not None or offset is not None:
-        return self.scale if scale is None else scale, self.offset if offset is None else offset, 'argument'
+        if scale is None: scale = self.scale
+        if offset is None: offset = self.offset
+        return scale, offset, 'argument'
     own = file_radiometry(path, self.bands, band_names) if self.trust_files else None
     return (*own, 'file') if own else (self.scale, self.offset, 'default')
 
@@ -150,7 +152,7 @@ def reading_spec(
     offset:float=None,    # Reflectance of DN 0; likewise, 0 where it does not
     classes:tuple=('background','mine'), # Names; the first is the background
 )->InputSpec: # Without statistics; raises `OptionError`
-    "How files are read whose statistics are not known yet"
+    "An `InputSpec` for reading files whose statistics are not known yet"
     scale_ok = scale is None or isinstance(scale, Real) and 0<scale<np.inf
     offset_ok = offset is None or isinstance(offset, Real) and np.isfinite(offset)
     if not (scale_ok and offset_ok):
@@ -161,12 +163,16 @@ def reading_spec(
     return spec
 
 # %% ../nbs/05_data.ipynb #a8d394fb
+_POSSIBLE = -.5, 20. # reflectance of a single pixel: noise may be negative, and a mirror glares in the sun
+
 def _check_extremes(x, path):
     "Refuse a number that no surface reflects among others that are as they should be"
     low, high = np.nanmin(x), np.nanmax(x)
-    if low>-.5 and high<20 or not PLAUSIBLE[0]<np.nanmedian(x)<PLAUSIBLE[1]: return
-    raise RasterError(f'{path} holds numbers that would be reflectance {low if low<=-.5 else high:.3g}, which no '
-                      'surface has. If they mean "no data", say so in the file (for example rio edit-info --nodata).')
+    if low>_POSSIBLE[0] and high<_POSSIBLE[1]: return
+    if not PLAUSIBLE[0]<np.nanmedian(x)<PLAUSIBLE[1]: return  # the scale is wrong as a whole: `check_values` says so
+    odd = low if low<=_POSSIBLE[0] else high
+    raise RasterError(f'{path} holds numbers that would be reflectance {odd:.3g}, which no surface has. If they mean '
+                      '"no data", say so in the file (for example rio edit-info --nodata).')
 
 def _oddities(x, path, said):
     "Check an image's (C,h,w) reflectance; what is odd about it, as a list"
@@ -186,10 +192,11 @@ def band_stats(
     offset:float=None,    # As in `reading_spec`
     band_names:list=None, # What the files' layers are, where they do not say
 )->BandStats: # Raises `RasterError` for a chip without a valid pixel, or with numbers that cannot be reflectance
-    "Statistics of the training images"
+    "Compute the statistics of the training images"
     rows = index[index['split']=='train'] if 'split' in index else index
     spec = reading_spec(bands, scale, offset)
-    stats, odd = BandStats(bands), []
+    stats = BandStats(bands)
+    odd = []
     for path in rows['image']:
         said = spec.radiometry_of(path, band_names)[:2]
         x, _, _ = spec.read(path, None, band_names, *said)
@@ -284,7 +291,11 @@ class MultiSpectral(TensorImageBase):
 # %% ../nbs/05_data.ipynb #487c1201
 class ReadImage(Transform):
     "Reads the window of an item as reflectance"
-    def __init__(self, spec, band_names=None, cache=False):
+    def __init__(self,
+        spec:InputSpec,       # What the model sees
+        band_names:list=None, # What the files' layers are, where they do not say
+        cache:bool=False,     # Keep whole chips in memory?
+    ):
         self.spec = spec
         self.band_names = band_names
         self.meaning = {}                 # path -> (scale, offset)
@@ -305,7 +316,10 @@ class ReadImage(Transform):
 # %% ../nbs/05_data.ipynb #a4f158a7
 class ReadLabel(Transform):
     "Reads the label of the window of an item"
-    def __init__(self, spec, cache=False):
+    def __init__(self,
+        spec:InputSpec,   # What the model sees, and the classes
+        cache:bool=False, # Keep labels in memory, window by window?
+    ):
         self.spec = spec
         self.kept = {} if cache else None # (id, window) -> (h,w) label
 
@@ -397,8 +411,9 @@ def mine_block(
     jitter:dict=None,     # Arguments of `BandJitter`
     cache:bool=False,     # Keep decoded chips and labels in memory?
 )->DataBlock:
-    "DataBlock from `chip_items`"
-    item_tfms, batch_tfms = [WindowCrop(spec.size)], []
+    "DataBlock that turns `chip_items` into image and label"
+    item_tfms = [WindowCrop(spec.size)]
+    batch_tfms = []
     if augment:
         std = stats_for(spec.stats, spec.bands)[1]
         item_tfms.append(Dihedral8())

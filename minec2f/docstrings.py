@@ -98,7 +98,7 @@ def _parameters(cls): # Comments of its constructor
     return {k: v for k,v in _comments_of(cls.__init__).items() if k!='return'}
 
 def _add_class(cls, lines):
-    "The same for a class, of which `lines` are the module's"
+    "Put comments into the docstring of a class; `lines` are those of its module"
     if '__dataclass_fields__' in vars(cls): _add(cls, _fields(cls, lines))
     elif '__init__' in vars(cls): _add(cls, _parameters(cls))
     elif issubclass(cls, tuple) and hasattr(cls, '_fields'):

@@ -49,7 +49,7 @@ def site_pairs(
     by:str='site_id',  # Column that names the site in both
     close_m:float=0.,  # Close gaps between fine parts that are narrower than twice this, m
 )->list: # `Pair` of each site that both layers have; raises `PolygonError`, `CRSError`
-    "The coarse and the fine outline of every site, in metres"
+    "Pair the coarse and the fine outline of every site, in metres"
     coarse, fine = _by_site(coarse, by), _by_site(fine, by)
     both = [o for o in coarse if o in fine]
     if not both:
@@ -91,7 +91,7 @@ def pair_offset(
     pair:Pair,       # Coarse and fine outline of a site, m
     step:float=10.,  # Distance between points along the outlines, m
 )->dict: # What `label_offset` has for each site
-    "How two outlines of a site differ"
+    "Measure how two outlines of a site differ"
     coarse, fine = pair.coarse.area, pair.fine.area
     both = pair.coarse.intersection(pair.fine).area
     out = boundary_offset(pair.coarse, pair.fine, step)   # (n,) m
@@ -111,7 +111,7 @@ def label_offset(
     step:float=10.,    # Distance between points along the outlines, m
     close_m:float=0.,  # Close gaps between fine parts that are narrower than twice this, m
 )->pd.DataFrame: # A row a site: areas in km2, shares in 0-1, distances in m
-    "How coarse outlines differ from fine ones, site by site"
+    "Measure how coarse outlines differ from fine ones, site by site"
     return pd.DataFrame([pair_offset(o, step) for o in site_pairs(coarse, fine, by, close_m)])
 
 def offset_summary(
@@ -153,7 +153,7 @@ def fit_label_noise(
     seed:int=0,                              # Of what is drawn in each trial
     max_evals:int=40,                        # Trials; each draws all pairs once
 )->LabelNoise: # The best trial
-    "A noise model whose outlines depart from the fine ones as the coarse outlines of the pairs do"
+    "Fit a noise model whose outlines depart from the fine ones as the coarse outlines of the pairs do"
     from scipy.optimize import minimize
     start = start or LabelNoise()
     want = _fit_statistics(pd.DataFrame([pair_offset(o, 30) for o in pairs]))

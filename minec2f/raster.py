@@ -42,7 +42,7 @@ class Grid:
 
 # %% ../nbs/01_raster.ipynb #903877ed
 def _difference(a, b):
-    "What two grids differ in; None where in nothing"
+    "In what two grids differ; None where they are the same"
     if a.shape!=b.shape: return f'sizes {a.shape} and {b.shape}'
     if a.crs!=b.crs: return f'CRS {a.crs} and {b.crs}'
     shift = (~a.transform*b.transform)[:6]  # from the pixels of one to those of the other
@@ -61,7 +61,7 @@ def check_same_grid(
                     '(rio warp --like).')
 
 # %% ../nbs/01_raster.ipynb #e45a7de9
-_TRUE = .005 # share by which a projection may differ from the ground, and its own number stands
+_TRUE_TO_GROUND = .005 # where a projection differs from the ground by less than this share, its own number stands
 
 def _centre_lonlat(grid, dx, dy): # (lon, lat) of the centre, moved by so many columns and rows
     x, y = grid.transform*(grid.width/2+dx, grid.height/2+dy)
@@ -94,7 +94,8 @@ def metres_per_pixel(
     if not grid.crs.is_projected: return size
     t, unit = grid.transform, grid.crs.linear_units_factor[1]  # metres in a unit of the map
     said = np.hypot(t.b, t.e)*unit, np.hypot(t.a, t.d)*unit    # (height, width)
-    return tuple(float(s if abs(s-o)<_TRUE*o else o) for s,o in zip(said, size))
+    is_true = np.abs(np.subtract(said, size))<_TRUE_TO_GROUND*np.array(size)
+    return tuple(np.where(is_true, said, size).tolist())
 
 # %% ../nbs/01_raster.ipynb #ce617a27
 def utm_epsg(
@@ -183,7 +184,7 @@ def read_grid(
     need_crs=True, # Refuse a raster without CRS?
     window=None,   # ((row0,row1),(col0,col1)) in pixels; all where None
 )->Grid: # Raises `CRSError` where it has no CRS
-    "Where the pixels of a raster, or of a window of it, lie; no pixel is read"
+    "Read where the pixels of a raster, or of a window of it, lie; no pixel is read"
     with open_raster(path) as src: grid = _grid(src, _window(src, window))
     if need_crs and grid.crs is None:
         raise CRSError(f'{path} has no coordinate reference system; a place on Earth was expected. Assign one, for '
@@ -196,7 +197,7 @@ RASTER_SUFFIXES = '.tif', '.tiff', '.jp2', '.vrt'
 def raster_files(
     rasters, # A folder (not searched deeper), a path, a URL, or a list of these
 )->list: # Paths, and addresses as text, without those named <scene>_mask; raises `RasterError` where there is none
-    "The images that are meant"
+    "The images in a folder, or those that are named"
     if not isinstance(rasters, (str, Path)): return [o for r in rasters for o in raster_files(r)]
     if is_remote(rasters): return [str(rasters)]
     path = Path(rasters)
@@ -288,7 +289,7 @@ def read_chip(
     band_names:list=None,# What the file's layers are, where it does not say
     nodata:float=None,   # Value that means "no data", beside what the file says
 )->tuple: # (x, valid, grid): (C,h,w) in the file's dtype, (h,w) bool, the window's `Grid`
-    "Pixels of a raster, which of them are valid, and where they lie"
+    "Read the pixels of a raster, which of them are valid, and where they lie"
     wanted = _positions(path, bands, band_names)
     with open_raster(path) as src:
         win = _window(src, window)
@@ -304,7 +305,7 @@ def unused_value(
     valid:np.ndarray, # (h,w) bool
     prefer=0,         # Value to take if it is free
 ): # A value of the dtype that no valid pixel has; None where there is none left
-    'What can mean "no data" in an image'
+    'A value that can mean "no data" in an image'
     taken = np.unique(x[:, valid])
     def is_free(o): return not (taken==o).any()
     if x.dtype.kind=='f': return next(o for o in (prefer, -9999., np.nan) if is_free(o))
@@ -437,7 +438,7 @@ def shapes_on(
     gdf,       # GeoDataFrame of polygons with a CRS
     grid:Grid, # A grid
 ): # GeoSeries of those that may lie on it, in its CRS; raises `CRSError`
-    "Polygons near a grid"
+    "The polygons that may lie on a grid, in its CRS"
     if gdf.crs is None or grid.crs is None:
         raise CRSError('polygons and image both need a CRS to be laid over each other; assign the missing one.')
     from shapely.geometry import box
@@ -463,7 +464,7 @@ def mask_polygons(
     mask:np.ndarray, # (H,W) mine where 1
     grid:Grid,       # Where the pixels lie
 )->list: # shapely Polygons in the grid's CRS, one for each group of mine pixels that share edges
-    "Outlines of the mine pixels"
+    "Outline the mine pixels of a mask"
     from shapely.geometry import shape
     is_mine = np.asarray(mask)==1
     found = features.shapes(is_mine.astype(np.uint8), mask=is_mine, transform=grid.transform)
@@ -473,7 +474,7 @@ def mask_polygons(
 def geodesic_ha(
     geometry, # shapely polygon(s) in WGS84 longitude and latitude; across the antimeridian in one piece or several
 )->float: # Hectares
-    "Area on the WGS84 ellipsoid, without the holes"
+    "Area in hectares on the WGS84 ellipsoid, without the holes"
     from pyproj import Geod
     from shapely import get_parts
     geod = Geod(ellps='WGS84')
@@ -519,7 +520,7 @@ _LONGEST = {'.shp': 10} # letters of a column's name
 def vector_format(
     dst:str|Path, # File to write
 )->str: # Its suffix in lower case; raises `WriteError` for another one
-    "The format that a name asks for"
+    "The vector format that a file's name asks for"
     suffix = Path(dst).suffix.lower()
     if suffix in VECTOR_FORMATS: return suffix
     raise WriteError(f'{dst}: polygons are written as {", ".join(VECTOR_FORMATS)}; choose a name with one of these '
@@ -529,7 +530,7 @@ def writable_columns(
     gdf,        # GeoDataFrame
     suffix:str, # Of the format, as in `VECTOR_FORMATS`
 ): # GeoDataFrame with the same rows and columns, some of them renamed or as text
-    "An attribute table that the format can hold"
+    "Make an attribute table writable in a format"
     names = []
     taken = {'fid'} if suffix=='.gpkg' else set()
     for o in gdf.columns:

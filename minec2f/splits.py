@@ -224,7 +224,7 @@ def split_table(
     stratify=STRATA,           # Columns that make a stratum, where they exist
     count:str='id',            # What to count: 'id' for chips, 'site' for sites
 )->pd.DataFrame: # Rows: domain and stratum; columns: splits
-    "Numbers of chips by domain, stratum and split"
+    "Count chips or sites by domain, stratum and split"
     columns = [*SPLITS]
     if before is not None:
         removed = before[~before['id'].isin(index['id'])].assign(split='removed')
@@ -240,7 +240,7 @@ def block_ids(
     index:pd.DataFrame,   # Table with lon, lat (degrees)
     block_km:float=200.,  # Side of a block
 )->np.ndarray: # (n,) int number of the block in which each centre lies
-    "Blocks of near-equal area that cover the Earth"
+    "Number the blocks of near-equal area in which places lie"
     lon, lat = index['lon'].to_numpy(float), index['lat'].to_numpy(float)
     side = np.degrees(block_km/_EARTH_KM)
     n_rows, most_columns = int(np.ceil(180/side)), int(np.ceil(360/side))

@@ -46,12 +46,13 @@ def _stated(item, key, what):
 _SHIFTED_SINCE = '2022-01-25'  # day of baseline 04.00
 
 def _sentinel2_offset(item, key, offset_applied):
-    "From the strongest word to the weakest; raises `RasterError` where there is none"
+    "Offset by the strongest statement there is; raises `RasterError` where there is none"
     flag = str(item.properties.get('earthsearch:boa_offset_applied')).lower()
     applied = dict(true=True, false=False).get(flag) if offset_applied is None else offset_applied
     if applied: return 0.
     said, baseline = _stated(item, key, 'offset'), scene_baseline(item)
-    if said or said==0 and offset_applied is None: return said
+    contradicted = said==0 and offset_applied is not None  # the caller says that there is an offset
+    if said is not None and not contradicted: return said
     if baseline is not None: return radiometry('sentinel2', baseline)[1]
     if item.datetime.strftime('%Y-%m-%d')<_SHIFTED_SINCE: return 0.
     if applied is False: return radiometry('sentinel2', 4.)[1]
@@ -85,7 +86,7 @@ def common_dn(
     nodata:float,    # DN that means "no data"
     what:str='scene',# For the message
 )->np.ndarray: # (C,…) uint16 reflectance x 1e4, at least 1; 0 where no data; raises `RasterError`
-    "One radiometry for all"
+    "Bring DN into the radiometry that all chips share"
     per_band = (-1, *[1]*(np.ndim(dn)-1))
     scale = np.reshape(np.asarray(scale, float), per_band)    # (C,1,…) or (1,1,…)
     offset = np.reshape(np.asarray(offset, float), per_band)
@@ -111,7 +112,7 @@ def asset_keys(
     bands:list,      # Band names
     product:Product, # Of which product
 )->list: # Keys of its assets: the band's own name, or its colour; raises `BandError`
-    "What the scene's archive calls the bands"
+    "Find out what the scene's archive calls the bands"
     by_spelling = {band_key(k): k for k in reversed(item.assets)}  # of two that are spelt alike the first
     known = by_spelling | {k: k for k in item.assets}
     found = {b: [known[o] for o in _spellings(b, product) if o in known] for b in bands}
@@ -156,7 +157,7 @@ def read_assets(
     resampling:str,  # For coarser bands and other zones
     nodata:float,    # What to write where the file has no data, whatever it writes there itself
 )->np.ndarray: # (C,h,w) DN; raises `NetworkError`, `RasterError`
-    "A window of some assets of a scene"
+    "Read a window of some assets of a scene"
     import odc.stac
     logging.getLogger('odc.loader').setLevel(logging.CRITICAL)  # what goes wrong is raised here, by name
     try:
@@ -226,7 +227,7 @@ def merge_quality(
     quality:np.ndarray, # (T,h,w) quality bands of the scenes of a pass
     product:Product,    # Of which product
 )->tuple: # (pick, seen, clear), each (h,w)
-    "Of each pixel, the first scene that shows the ground; else the first that shows anything"
+    "Choose for each pixel the first scene that shows the ground, else the first that shows anything"
     clear, seen = is_clear(quality, product), is_seen(quality, product)  # (T,h,w) bool each
     pick = (2*clear + seen).argmax(0)                                    # (h,w)
     def picked(o): return np.take_along_axis(o, pick[None], 0)[0]
@@ -238,7 +239,7 @@ def least_cloudy(
     view,            # Sight -> `Observation`: its pixels
     good:float=.999, # Share of clear pixels that is enough
 )->Observation: # None where there is no sight
-    "The pass that shows most clear ground: quality bands say how much it can be, pixels how much it is"
+    "Choose the pass that shows most clear ground: quality bands say how much it can be, pixels how much it is"
     best, shown = None, -1.
     def look(sight): # The better one of the best so far and this one, and how much it shows
         seen = view(sight)
@@ -271,7 +272,7 @@ def median_composite(
 def fault_of(
     item, # pystac Item
 ): # Context; what is raised inside knows the `scene`
-    "What goes wrong inside is this scene's fault"
+    "Blame what goes wrong inside on a scene"
     try: yield
     except MineC2FError as e:
         e.scene = item.id
@@ -352,6 +353,13 @@ def _quality_key(self:StacReader, item):
     return asset_keys(item, [name], self._product)[0]
 
 @patch
+def _check_assets(self:StacReader, item):
+    "Find out what a scene lacks before anything is read"
+    with fault_of(item):
+        self._keys(item)
+        self._quality_key(item)
+
+@patch
 def _window(self:StacReader, item, task): # odc GeoBox
     with fault_of(item):
         return window_geobox(native_geobox(item, self._keys(item)), task, self._sensor.res/4)
@@ -425,8 +433,8 @@ def _least_cloudy(self:StacReader, passes, geobox): # (Observation or None, shar
 
 @patch
 def _observe(self:StacReader, task, passes): # One image of the passes
-    for o in [o for items in passes for o in items]:  # what lacks a band is known before anything is read
-        with fault_of(o): self._keys(o), self._quality_key(o)
+    for items in passes:
+        for o in items: self._check_assets(o)
     geobox = self._window(passes[0][0], task)
     if self.composite=='median': seen, hidden = self._view([self._sight(o, geobox) for o in passes], geobox)
     else: seen, hidden = self._least_cloudy(passes, geobox)
@@ -452,7 +460,7 @@ def __call__(self:StacReader,
     task:dict, # A row of `plan_tasks`
     skip:dict=None, # Scene -> error: what need not be tried again
 )->Observation: # Raises `SceneError`, `BandError`, `NetworkError`, `RasterError`, …
-    "The window of a task"
+    "Show the window of a task"
     found, odd = search_scenes(self.listed or self.catalog, self._product, frame_of(task), self.dates, self.scene_cloud)
     aside = dict(skip or {})  # scene -> error
     def problems(): return [*odd, *(scene_problem(k, e) for k,e in aside.items())]
@@ -489,7 +497,7 @@ def build_coarse_dataset(
     offset_applied:bool=None,  # As in `StacReader`
     **kwargs
 )->Built: # As from `build_dataset`
-    "Dataset folder from polygons and a satellite archive"
+    "Build a dataset folder from polygons and a satellite archive"
     catalog, out = str(catalog), Path(out)
     read = StacReader(catalog, dates, product, tuple(check_names(bands, 'bands')), composite, scene_cloud, window_cloud,
                       max_passes, resampling, offset_applied)

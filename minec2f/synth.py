@@ -26,7 +26,7 @@ from .world.labelnoise import INVENTORY, LabelNoise, coarsen
 # %% ../nbs/02c_synth.ipynb #a26167bc
 @dataclass(frozen=True)
 class Domain:
-    "Who looks, and at what lands"
+    "A domain: which sensor looks at which lands"
     name:str       # Goes into the index
     sensor:str     # Key in `SIM_SENSORS`
     climates:dict  # Key in `CLIMATES` -> probability
@@ -54,16 +54,17 @@ def _site_cells(climate, step=.6): # (n,2) longitude and latitude of the centres
 def plan_sites(
     n:int,         # How many
     domain:Domain, # Mix of climates
-    seed:int,      # Of the whole data set
+    seed:int,      # Of the whole dataset
     turn:int,      # 0, 1 or 2: which third of the cells
 )->list: # (climate, lon, lat) of each; raises `DatasetError` where the Earth is full
-    "Climate and place of each site"
+    "Choose climate and place of each site"
     climates, odds = list(domain.climates), list(domain.climates.values())
     cells = {}
     for i,c in enumerate(climates):
         shuffled = np.random.default_rng([seed, 7, i]).permutation(_site_cells(c))
         cells[c] = shuffled[turn::3]
-    taken, sites = Counter(), []
+    taken = Counter()
+    sites = []
     for i in range(n):
         rng = np.random.default_rng([seed, turn, i])
         c = str(rng.choice(climates, p=odds))
@@ -94,7 +95,7 @@ def utm_grid(
 def grid_lonlat(
     grid:Grid, # Any grid
 )->tuple: # (lon, lat), degrees
-    "Where a grid's centre lies"
+    "Longitude and latitude of a grid's centre"
     x,y = grid.transform*(grid.width/2, grid.height/2)
     (lon,),(lat,) = warp_points(grid.crs, 4326, [x], [y])
     return lon, lat
@@ -108,21 +109,21 @@ class Chip:
     domain:str   # 'coarse' or 'fine'
     climate:str  # Key in `CLIMATES`
     sensor:str   # Key in `SIM_SENSORS`
-    seed:list    # Ints: of the data set, third of the cells, site, number at the site
+    seed:list    # Ints: of the dataset, third of the cells, site, number at the site
     grid:Grid    # Where it lies
     mines:int    # How many
 
 def plan_chips(
     n:int,         # How many chips
     domain:Domain, # Of which domain
-    seed:int,      # Of the whole data set
+    seed:int,      # Of the whole dataset
     turn:int,      # 0, 1 or 2: which third of the cells, and part of each chip's seed
     size:int,      # Rows and columns
     per_site:int,  # Chips of one site
     prefix:str,    # First letter of ids and sites
     mines=None,    # Mines in each; one, or none with the domain's probability, where None
 )->list: # `Chip`s
-    "What chips there will be, and where"
+    "Plan which chips there will be, and where"
     sites = plan_sites(-(-n//per_site), domain, seed, turn)
     chips = []
     for i in range(n):
@@ -140,7 +141,7 @@ def draw_chip(
     chip:Chip,  # What to draw
     bands:list, # Names out of `SYNTH_BANDS`
 )->tuple: # (C,H,W) uint16 DN, (H,W) uint8 mask: 0 background, 1 mine, 255 no data
-    "Pixels and exact mask of a chip"
+    "Draw the pixels and the exact mask of a chip"
     site = make_site(chip.climate, np.random.default_rng([*chip.seed[:3], 1000]))
     x, mine = draw_scene(site, np.random.default_rng([*chip.seed, 0]), chip.grid.height, bands, chip.mines)
     dn, valid = observe(x, bands, SIM_SENSORS[chip.sensor], [*chip.seed, 1])
@@ -152,7 +153,7 @@ def coarse_outlines(
     mask:np.ndarray, # (H,W) exact mask
     noise:LabelNoise,# How coarse
 ): # GeoDataFrame in EPSG:4326 with column 'site'
-    "What an interpreter would draw around a chip's mine"
+    "Draw what an interpreter would outline around a chip's mine"
     import geopandas as gpd
     shapes = coarsen(mask, noise, np.random.default_rng([*chip.seed, 2]), chip.grid)
     sites = dict(site=[chip.site]*len(shapes))
@@ -188,7 +189,7 @@ def _write_all(folder, chips, scenes, bands, noise):
 
 # %% ../nbs/02c_synth.ipynb #950724d5
 def synth_dataset(
-    out:str|Path,        # Folder to write; a synthetic data set that is there is replaced, and nothing else
+    out:str|Path,        # Folder to write; a synthetic dataset that is there is replaced, and nothing else
     n_coarse:int=60,     # Chips of the coarse domain
     n_fine:int=40,       # Chips of the fine domain
     size:int=128,        # Rows and columns of a chip
@@ -200,7 +201,7 @@ def synth_dataset(
     chips_per_site:int=2,# Neighbouring chips that share land and rock
     scene_mines:int=5,   # Mines in a scene
 )->Path: # `out`; raises `BandError` for a band that is not simulated, `WriteError`
-    "Write a synthetic data set"
+    "Write a synthetic dataset"
     bands = [SYNTH_BANDS[o] for o in band_positions(SYNTH_BANDS, list(bands), 'a synthetic scene')]
     coarse = plan_chips(n_coarse, COARSE_DOMAIN, seed, 0, size, chips_per_site, 'c')
     fine = plan_chips(n_fine, FINE_DOMAIN, seed, 1, size, chips_per_site, 'f')

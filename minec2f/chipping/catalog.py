@@ -129,7 +129,8 @@ def _scene_place(item): # (geometry, box), both in the usual form
     if shape is None: raise SceneError('it says nowhere where it lies: neither its geometry nor its bbox can be read.')
     if box is None or box[2]-box[0]>180: box = shape.bounds
     west,south,east,north = box
-    return shape, [west, south, east-360 if east>180 else east, north]
+    if east>180: east -= 360
+    return shape, [west, south, east, north]
 
 # %% ../../nbs/04_catalog.ipynb #a2550c87
 @lru_cache(64)
@@ -177,7 +178,7 @@ def judge_scene(
     item:dict,     # STAC item, as its JSON says
     base:str=None, # Address that relative ones are relative to; the item's own where None
 ):  # pystac Item: time, place, cloud cover, addresses in the usual form; raises `SceneError` where it cannot be used
-    "A scene as a catalogue has it"
+    "Bring a scene of a catalogue into the usual form, or refuse it"
     import pystac
     from shapely.geometry import mapping
     if not isinstance(item.get('properties'), dict): raise SceneError('it is no STAC item: properties are missing.')
@@ -208,7 +209,7 @@ def scene_problem(
 def judge_scenes(
     pages, # Iterable of (address or None, STAC item as its JSON says, or the exception that came instead)
 )->tuple: # (pystac Items, rows of the error table)
-    "The scenes that can be used, and what is wrong with the others"
+    "Tell the scenes that can be used from the others, and what is wrong with those"
     items, problems = {}, []
     for base,page in pages:
         has_id = isinstance(page, dict) and page.get('id') not in (None, '')
@@ -362,7 +363,7 @@ def search_scenes(
     dates:str,        # 'YYYY-MM-DD/YYYY-MM-DD'
     max_cloud:float=.5, # Greatest share of cloud in a scene, 0-1
 )->tuple: # (pystac Items, rows of the error table for scenes of the answer that cannot be used); raises `NetworkError`
-    "Scenes that may show a place"
+    "Find the scenes that may show a place"
     if _is_list(catalog):
         items, index, _ = _listed(catalog)
         found = [items[k] for k in index.query(degree_boxes(frame))[1]]
@@ -376,7 +377,7 @@ def search_scenes(
 def scene_baseline(
     item, # pystac Item
 )->float: # Number of the Sentinel-2 baseline, such as 5.09; None where it is silent; raises `RasterError` for nonsense
-    "How a scene was processed, wherever the item says so"
+    "Processing baseline of a scene, wherever the item states it"
     p = item.properties
     found = processing_baseline(p.get('s2:processing_baseline'))
     if found is not None: return found
@@ -411,7 +412,7 @@ def rank_passes(
     items:list,  # From `search_scenes`
     frame:tuple, # As there
 )->list: # Lists of Items of one solar day, best first
-    "What was taken of a place, day by day"
+    "Group scenes into passes, one for each solar day, and rank them"
     by_version = sorted(items, key=lambda o: (_version(o), o.id))
     latest = {(_tile(o), _day(o)): o for o in by_version}  # of equal keys the last one stays
     by_day = sorted(latest.values(), key=lambda o: (_day(o), o.id))

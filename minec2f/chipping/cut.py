@@ -40,7 +40,7 @@ def draw_label(
     all_touched:bool=False, # Every pixel touched, instead of those whose centre is inside
     ignore_m:float=0.,# Half width of the band around the outlines that is not labelled, m
 )->np.ndarray: # (h,w) uint8: 0 background, 1 mine, 255 ignore
-    "Outlines as a mask"
+    "Draw outlines as a mask"
     import shapely
     project = _to_crs(grid.crs.to_wkt())
     shapes = shapely.transform(shapely.from_wkb(outlines), lambda xy: np.stack(project(*xy.T), 1))
@@ -96,7 +96,7 @@ def _index_row(task, seen, y, domain):
 def task_key(
     task:dict, # A row of `plan_tasks`
 )->str: # 16 hex digits
-    "What tells whether a finished chip was made of this very task"
+    "Hash of a task; it tells whether a finished chip was made from it"
     plain = {k: v.item() if isinstance(v, np.generic) else v for k,v in task.items()}
     return fingerprint(plain | dict(outlines=[o.hex() for o in task['outlines']]))
 
@@ -133,7 +133,7 @@ def make_chip(
     min_side:int=0,         # Smallest side of a chip, px; `load_index` asks for 32
     skip:dict=None,         # Scene -> error: what the reader need not ask for again; for readers that know scenes
 )->dict: # The row of the index; raises `SceneError`, `RasterError`, `NetworkError`, … and then has written nothing
-    "Image, mask and row of one task"
+    "Cut one chip: write its image, its mask and its row"
     seen = read(task, skip=skip) if skip else read(task)
     try:
         _check_side(task, seen.grid, min_side)
@@ -151,7 +151,7 @@ def read_row(
     task:dict,    # A row of `plan_tasks`
     out:str|Path, # Dataset folder
 )->dict: # row, and problems met on the way, where the chip is complete and of this very task; None otherwise
-    "What `make_chip` noted of a chip"
+    "Read what `make_chip` noted of a chip"
     out = Path(out)
     try: page = read_json(out/'rows'/f"{task['id']}.json")
     except DatasetError: return None  # not made yet, or cut off

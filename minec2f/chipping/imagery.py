@@ -41,7 +41,7 @@ def snap_window(
     bounds:tuple, # (xmin, ymin, xmax, ymax) in map units
     transform,    # Affine of the pixels
 )->tuple: # ((row0,row1),(col0,col1)), px; may reach beyond the raster
-    "The whole pixels that bounds touch"
+    "Snap bounds outwards to whole pixels"
     corners = [~transform*(x,y) for x in bounds[::2] for y in bounds[1::2]]
     cols, rows = zip(*corners)
     def whole(o): return int(np.floor(min(o)+1e-6)), int(np.ceil(max(o)-1e-6))  # a millionth of a pixel is rounding
@@ -86,7 +86,7 @@ def read_padded(
     nodata:float=None, # DN that means "no data", beside what the file says
     band_names:list=None, # What the file's layers are, where it does not say
 )->tuple: # (x, valid, grid): (C,h,w) DN, (h,w) bool, `Grid`; beyond the edge 0 and not valid; raises `RasterError`
-    "A window of a raster, which may reach beyond it"
+    "Read a window of a raster, which may reach beyond it"
     try: return _read(_opened(path), bounds, bands, nodata, band_names)
     except Exception as e:
         if not (of_library(e) or isinstance(e, (OSError, UnicodeDecodeError, MemoryError, OverflowError))): raise
@@ -104,7 +104,7 @@ def check_names(
     return names
 
 def _image_files(rasters):
-    "The images that are meant; a folder is searched through, without the masks of scenes"
+    "Paths of images; a folder is searched through, and the masks of scenes are left out"
     if not isinstance(rasters, (str,Path)): return [o for part in rasters for o in _image_files(part)]
     if is_remote(rasters): return [str(rasters)]
     if not Path(rasters).is_dir(): return [Path(rasters)]
@@ -161,8 +161,9 @@ class LocalRasters:
         self.band_names = check_names(band_names, 'band_names')
         self.problems = []  # rows of the error table
         found = self._find(rasters)
-        usual = Counter(o.colours for o in found).most_common(1)
-        self.bands = list(check_names(bands, 'bands') or (usual[0][0] if usual else ()))
+        wanted = check_names(bands, 'bands')
+        if found and not wanted: wanted = Counter(o.colours for o in found).most_common(1)[0][0]
+        self.bands = list(wanted or ())
         self.images = [o for o in found if self._has_bands(o)]
         if not self.images:
             first = self.problems[0]['message'] if self.problems else 'the list is empty.'
@@ -214,7 +215,7 @@ def lay_over(
 
 # %% ../../nbs/03f_imagery.ipynb #7fe6a1f3
 def _mean_the_same(a, b):
-    "Have the numbers of two images one meaning, and their pixels one size?"
+    "Do the numbers of two images mean the same, and are their pixels of one size?"
     if abs(a.res_m/b.res_m-1)>.05: return False
     if a.radiometry is None or b.radiometry is None: return a.radiometry is b.radiometry
     return np.array_equal(a.radiometry, b.radiometry, equal_nan=True)
@@ -246,7 +247,7 @@ def _observe(self:LocalRasters, image, bounds):
 
 @patch
 def _join(self:LocalRasters, seen, first, image):
-    "Did another image show anything that was missing?"
+    "Fill what is missing with what another image shows; did it show any of it?"
     if not _mean_the_same(image, first): return False
     bounds = seen.grid.bounds
     if image.grid.crs!=first.grid.crs: bounds = transform_bounds(first.grid.crs, image.grid.crs, *bounds)
@@ -267,7 +268,7 @@ def _not_shown(self:LocalRasters, task, problems):
 def __call__(self:LocalRasters,
     task:dict, # A row of `plan_tasks`
 )->Observation: # Raises `SceneError` where no image shows any of it
-    "The window of a task"
+    "Show the window of a task"
     seen, used, problems = None, [], []
     for image,bounds in self._showing(task):
         try:

@@ -40,7 +40,7 @@ class Neighbours:
     def query(self,
         geoms, # Array of shapely geometries, as above
     )->tuple: # (i, j): geometry i of `geoms` meets geometry j of the index; sorted, each pair once
-        "Who meets whom"
+        "Find which geometries meet which of the index"
         i,entry = self.tree.query(np.asarray(geoms), predicate='intersects')
         if len(i)==0: return i, entry
         pairs = np.unique(np.stack([i, self.owner[entry]], 1), axis=0)  # (n,2)
@@ -50,7 +50,7 @@ class Neighbours:
 def cluster_polygons(
     geoms, # Array of shapely geometries in longitude and latitude
 )->np.ndarray: # (n,) cluster of each, numbered in the order of their first members
-    "Which polygons overlap or touch, directly or through others"
+    "Group polygons that overlap or touch, directly or through others"
     i,j = Neighbours(geoms).query(geoms)
     numbers, _ = pd.factorize(linked_groups(len(geoms), i, j))
     return numbers
@@ -70,7 +70,7 @@ def cut_windows(
     size:float=None,   # Side of a square window, m, or that of larger polygons; None: bounds and margin
     max_side:float=20480., # Longest side of a window, m
 )->list: # (row, column, (xmin, ymin, xmax, ymax)), m; raises `OptionError` where there would be more than 10,000
-    "Windows that cover the bounds"
+    "Cut bounds into windows that cover them"
     x0, y0 = bounds[0]-margin, bounds[1]-margin
     x1, y1 = bounds[2]+margin, bounds[3]+margin
     parts = np.prod([np.ceil(max(size or 0, side)/max_side) for side in (x1-x0, y1-y0)])
@@ -112,7 +112,7 @@ def _short_name(name):
 def file_names(
     ids, # Texts, no two the same
 )->list: # A name of each that any disk can hold, at most 100 bytes, no two the same but for capitals
-    "Ids as names of files"
+    "Turn ids into names of files"
     names = []
     ids = [str(o) for o in ids]
     plain = [_plain_name(o) for o in ids]
@@ -214,7 +214,7 @@ def plan_tasks(
     size_m:float=None,  # Or windows of this side, m
     max_side_m:float=20480., # What is longer is cut into parts, m
 )->pd.DataFrame: # One row a chip; raises `CRSError`, `PolygonError`, `DatasetError`, `OptionError`
-    "What to cut out, where, with which outlines"
+    "Plan what to cut out, where, and with which outlines"
     check_windows(margin_m, size_m, max_side_m)
     if polygons.crs is None or polygons.crs.to_epsg()!=4326:
         raise CRSError(f'the polygons have the CRS {polygons.crs}; longitude and latitude (EPSG:4326) were expected. '

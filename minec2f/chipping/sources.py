@@ -114,7 +114,7 @@ def detect_source(
 def join_antimeridian(
     geoms:np.ndarray, # (n,) shapely geometries in degrees
 )->tuple: # (n,) geometries, longitudes up to 360 where they jumped; (n,) bool: which did
-    "Bring together what a jump from 180 to -180 tore apart"
+    "Join polygons that a jump of longitude from 180 to -180 tore apart"
     import shapely
     def eastward(xy): return np.stack([xy[:,0] + 360*(xy[:,0]<0), xy[:,1]], 1)
     def widths(o):
@@ -174,7 +174,7 @@ def _text(values): return pd.Series(values).map(lambda o: '' if pd.isna(o) else 
 def unique_texts(
     ids, # Anything; what is missing becomes ''
 )->list: # As text, numbered where it repeats
-    "Ids of which no two are the same"
+    "Make ids texts of which no two are the same"
     out = {}  # a dict keeps the order
     turn = Counter()
     for text in _text(list(ids)):
@@ -192,11 +192,12 @@ def _standard(gdf, key, columns, constants, km2_per_unit):
     has = {k: gdf[v] for k,v in columns.items() if v in gdf}
     flat = gpd.GeoSeries(shapely.force_2d(gdf.geometry.to_numpy()), crs=gdf.crs)
     geometry = _degrees(flat, f'a layer of source {key}')
-    texts = {k: _text(has[k]) if k in has else constants.get(k, '')
-             for k in ('country','commodity','date','site','feature')}
     ids = constants.get('id_prefix', '') + _text(has.get('polygon_id', gdf.index))
-    table = pd.DataFrame(dict(texts, polygon_id=ids, source=key), index=range(len(gdf)))
-    table['year'] = _years(has['year'] if 'year' in has else pd.Series(constants.get('year', np.nan), gdf.index))
+    table = pd.DataFrame(dict(polygon_id=ids, source=key), index=range(len(gdf)))
+    for name in ('country','commodity','date','site','feature'):
+        table[name] = _text(has[name]) if name in has else constants.get(name, '')
+    years = has.get('year', pd.Series(constants.get('year', np.nan), gdf.index))
+    table['year'] = _years(years)
     table['area_km2'] = area_km2(geometry)
     if 'area_km2' in has:
         stated = pd.to_numeric(has['area_km2'], errors='coerce').to_numpy(float)*km2_per_unit
@@ -337,7 +338,7 @@ _FINE_COLUMNS = dict(mineid='site', minename='mine_name', country='country', com
 def read_fine_table(
     path:str|Path, # CSV with Mine ID, Mine Name, Country, Commodity, Climate Region, Sensor; comma, semicolon or tab
 )->pd.DataFrame: # site, mine_name, country, commodity, climate, sensor as text, '' where unknown; raises `DatasetError`
-    "Table of the fine set, with the columns of our index"
+    "Read the table of the fine set, with the columns of our index"
     table = read_table(path, dtype=str).fillna('')
     ours = {o: _FINE_COLUMNS.get(re.sub(r'[^a-z]', '', str(o).lower())) for o in table}
     found = Counter(ours.values())

@@ -67,7 +67,7 @@ def coarsen(
     rng=0,      # numpy Generator, or seed
     grid:Grid=None, # Where the mask lies; its CRS must measure in metres
 )->list: # Valid shapely Polygons without holes, in metres
-    "Coarse outlines of fine ones"
+    "Turn exact outlines into coarse ones"
     from shapely import union_all, get_parts, simplify
     from shapely.affinity import translate
     rng = np.random.default_rng(rng)

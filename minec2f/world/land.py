@@ -252,7 +252,7 @@ def land_layers(
     g:Ground,  # The canvas
     rng,       # numpy Generator
 )->list: # Layers from back to front
-    "Everything but mines"
+    "The layers of a scene without its mines"
     climate = CLIMATES[site.climate]
     return [*_natural_layers(climate, site, g, rng),
             *_bare_layers(site, g, rng),

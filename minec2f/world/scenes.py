@@ -39,7 +39,7 @@ def blob(
     rough:float=.3,    # Relative deviation of the radius
     fray:float=.04,    # Raggedness of the edge
 )->np.ndarray: # (H,W) distance from the centre as a share of the radius there; inside where below 1
-    "A smooth irregular outline"
+    "Draw a smooth irregular outline"
     turn = rng.uniform(0, pi)
     stretch = rng.uniform(1, 1.5)
     x,y = g.x-at[0], g.y-at[1]
@@ -127,13 +127,16 @@ def industrial_mine(
     radius = np.clip(rng.lognormal(np.log(150), .4), 70, 320)
     start = rng.uniform(0, 2*pi)
     more = rng.choice([_pit, _dump, _dump, _pond, _plant], rng.integers(1, 6))
-    roads, layers, mask = [], [], np.zeros(g.x.shape, bool)
+    roads = []
+    layers = []
+    mask = np.zeros(g.x.shape, bool)
     for i,part in enumerate([_pit, *more]):
         size = _part_size(i, part, rng)
         far = radius*rng.uniform(1.5, 2.7) if i else 0
         turn = start+i*2.4
         place = (at[0]+far*cos(turn), at[1]+far*sin(turn))
-        d = blob(g, place, radius*size, rng, rough=.05 if part is _plant else .3, fray=0 if part is _plant else .04)
+        edge = dict(rough=.05, fray=0) if part is _plant else {}  # a plant is built: its outline is even
+        d = blob(g, place, radius*size, rng, **edge)
         roads.append(_haul_road(g, at, place, site))
         layers += part(g, d, site, rng)
         mask |= d<1
@@ -150,7 +153,8 @@ def artisanal_mine(
     muddy = site.colours['rock']*.6 + site.colours['sand']*.4
     far = g.river + .3*np.hypot(g.x-at[0], g.y-at[1]) + rng.uniform(0, 60, g.x.shape)
     near = np.argsort(far, axis=None, kind='stable')[:g.x.size//40]  # pixels, as positions in (H*W,)
-    layers, mask = [], np.zeros(g.x.shape, bool)
+    layers = []
+    mask = np.zeros(g.x.shape, bool)
     for i in rng.choice(near, rng.integers(8, 20)):
         d = blob(g, (g.x.flat[i], g.y.flat[i]), rng.uniform(25, 80), rng)
         water = ramp(.6-d, .1)*(rng.random()<.5)
@@ -166,7 +170,7 @@ def draw_scene(
     bands:list=tuple(SYNTH_BANDS), # Names or common names out of `SYNTH_BANDS`
     mines:int=1,        # How many mines
 )->tuple: # (C,H,W) float32 reflectance, (H,W) bool mine mask; raises `BandError` for a band that is not simulated
-    "Reflectance at the ground, and the exact mine mask"
+    "Draw a scene: reflectance at the ground, and the exact mine mask"
     pos = band_positions(SYNTH_BANDS, bands, 'a synthetic scene')
     climate = CLIMATES[site.climate]
     g = make_ground(climate, size, rng)
@@ -212,7 +216,7 @@ def observe(
     sensor:SimSensor, # Who looks
     seed:list,        # Ints; the band's position is added, so that one band's noise does not depend on the others
 )->tuple: # (C,H,W) uint16 DN = reflectance*1e4, 0 where there is no data; (H,W) bool valid
-    "What a sensor makes of a scene"
+    "Simulate what a sensor makes of a scene"
     size = x.shape[-1]
     rng = np.random.default_rng([*seed, len(SYNTH_BANDS)])
     haze = rng.uniform(.5, 1.5)
