@@ -194,7 +194,7 @@ def _versions():
 def save_bundle(
     dst:str|Path, # Folder to write; only a bundle is replaced
     learn,        # A Learner from `teacher_learner` or `c2f_learner`
-    **info,       # To be kept in the card: data, seed, scores, …
+    **info,       # To be kept in the card: data, seed, scores, …; `encoder_weights` is added for a pretrained encoder
 )->Path: # `dst`; raises `WriteError`, and `BundleError` for what could not be loaded again
     "Save a trained Learner as a bundle"
     model, spec = _network_and_spec(learn)
@@ -203,6 +203,8 @@ def save_bundle(
         raise BundleError(f'the weights {first_few(bad)} are not all numbers: the training went astray; try a smaller '
                           'lr.')
     weights = save(state)
+    origin = getattr(model, 'origin', None)
+    if origin: info = dict(encoder_weights=origin) | info
     card = dict(format=_FORMAT, model=_to_json(model.config, 'model.config'),
                 input=_to_json(spec_to_dict(spec), 'learn.dls.spec'),
                 weights_sha256=hashlib.sha256(weights).hexdigest(), versions=_versions(),
@@ -314,6 +316,7 @@ def load_bundle(
     path = Path(path)
     bundle = Bundle(_build(card['model'], path/WEIGHTS), spec_from_dict(card['input']), card['info'])
     _read_weights(bundle.model, path/WEIGHTS)
+    bundle.model.origin = bundle.info.get('encoder_weights')
     _try_once(bundle, path)
     bundle.model.to(device)
     return bundle

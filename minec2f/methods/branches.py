@@ -90,7 +90,7 @@ def folded(
     state |= {f'{k}.weight': net.get_submodule(k).weight for k in convs}
     with torch.random.fork_rng(devices=[]): ordinary = mine_model(**net.config)
     ordinary.load_state_dict(state)
-    ordinary.weights = net.weights
+    ordinary.weights, ordinary.origin = net.weights, net.origin
     device = next(net.parameters()).device
     return ordinary.to(device).eval()
 
