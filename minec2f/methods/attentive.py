@@ -110,12 +110,15 @@ class AttentiveDistillation(Method):
         self.pixel_weight = look_up(prediction_attention, PREDICTION_ATTENTION, 'prediction attention')
         schedule = look_up(kd_schedule, KD_SCHEDULES, 'schedule')
         if feature_attention=='none': lambda_f = 0.
-        self.weights |= dict(feature=lambda_f, prediction=lambda_p, unlabelled=lambda_p if unlabelled_dls else 0.)
+        lambda_u = lambda_p if unlabelled_dls else 0.
+        self.weights |= dict(feature=lambda_f, prediction=lambda_p, unlabelled=lambda_u)
         self.fades = {k: schedule for k in self.weights}
         self.comparison = comparison if lambda_f else FEATURE_ATTENTION['none']
-        self.levels,self.cam_level = list(levels),cam_level
+        self.levels = list(levels)
+        self.cam_level = cam_level
         self.weighting = check_reliability(sigma_b, mu_b, eps)
-        self.tau,self.unlabelled_dls = tau,unlabelled_dls
+        self.tau = tau
+        self.unlabelled_dls = unlabelled_dls
         # what the teacher must show beside the compared features
         self.feature_maps = bool(lambda_f) and feature_attention=='gradcam'
         self.pixel_maps = bool(lambda_p) and prediction_attention=='gradcam'
@@ -179,7 +182,8 @@ def feature_loss(self:AttentiveDistillation):
         student = self.cam(self.student_features[self.cam_level], self.pred, create_graph=True)
         return attention_loss(student, self.teacher_maps())
     names = self.comparison.features(self.levels)
-    student, teacher = ([o[k] for k in names] for o in (self.student_features, self.teacher_features))
+    student = [self.student_features[k] for k in names]
+    teacher = [self.teacher_features[k] for k in names]
     if not self.comparison.gates: return self.comparison.loss(student, teacher)
     gates = []
     for over_channels,over_space in map(gates_of, self.levels):

@@ -49,8 +49,13 @@ def adaptable(
 )->dict: # Name -> convolution; raises `OptionError`
     "The convolutions of a network that get an adapter"
     wanted = [look_up(o, PLACES, 'a place of adapters') for o in where]
-    convs = {k: o for k,o in net.named_modules() if isinstance(o, nn.Conv2d) and all(s%2 for s in o.kernel_size)}
-    return {k: o for k,o in convs.items() if any(is_there(k, o) for is_there in wanted)}
+    found = {}
+    for name,conv in net.named_modules():
+        if not isinstance(conv, nn.Conv2d): continue
+        h, w = conv.kernel_size
+        has_centre = h%2 and w%2
+        if has_centre and any(is_there(name, conv) for is_there in wanted): found[name] = conv
+    return found
 
 # %% ../../nbs/11b_branches.ipynb #cdf0e604
 NORMS = nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm
