@@ -370,7 +370,7 @@ class _Watch(Callback):
         assert (self.loss-sum(terms.values())).abs()<1e-5, 'the terms do not add up to the loss'
         with torch.no_grad(): supervised = self.method.fine_weight*self.loss_func(self.pred, self.y)
         found = sum(terms[o] for o in self.loss_func.names)
-        assert (found-supervised).abs()<1e-5, 'the supervised loss has not the weight fine_weight'
+        assert (found-supervised).abs()<1e-5, 'the supervised loss does not have the weight fine_weight'
     def before_step(self):
         for logits,counts in self.passes(self.method):
             size = logits.grad.abs().sum(1)  # (B,H,W)
