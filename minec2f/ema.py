@@ -21,7 +21,8 @@ class EMA:
     ):
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.model.zero_grad()
-        self.decay,self.updates = decay,0
+        self.decay = decay
+        self.updates = 0
 
     @torch.no_grad()
     def update(self,
@@ -31,7 +32,7 @@ class EMA:
         self.updates += 1
         average = get_ema_multi_avg_fn(min(1-1/(self.updates+1), self.decay))
         average(list(self.model.parameters()), list(model.parameters()), None)
-        for own,followed in zip(self.model.buffers(), model.buffers()): own.copy_(followed)
+        for copied,followed in zip(self.model.buffers(), model.buffers()): copied.copy_(followed)
 
     def kept(self)->dict: return dict(model=self.model.state_dict(), updates=self.updates)
     def restore(self, kept):

@@ -66,7 +66,10 @@ class KeepBest(TrainingCallback, TrackerCallback):
         super().after_fit()
 
     def kept(self): return dict(state=self.state, epoch_kept=self.epoch_kept, best=self.best)
-    def restore(self, kept): self.state,self.epoch_kept,self.best = kept['state'],kept['epoch_kept'],kept['best']
+    def restore(self, kept):
+        self.state = kept['state']
+        self.epoch_kept = kept['epoch_kept']
+        self.best = kept['best']
 
 # %% ../nbs/12_learner.ipynb #83b702b6
 def poly_schedule(
@@ -107,7 +110,10 @@ def _clock(s):
 
 class MineLearner(Learner):
     "A fastai Learner whose habits are safe beside a frozen teacher and a second domain"
-    first_epoch,encoder_lr_mult,title,made = 0,1.,'training',{}
+    first_epoch = 0      # where a training goes on that is taken up again
+    encoder_lr_mult = 1. # of the learning rate
+    title = 'training'   # in each line of text
+    made = {}            # what it was made with, for `configuration`
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.logger = self.say
@@ -239,7 +245,9 @@ def fit_poly(self:MineLearner,
 @patch
 def _reseed(self:MineLearner, seed):
     method = vars(self).get('method')
-    for o in (*(method.loaders if method else ()), self.dls): reseed(o, seed)
+    if method:
+        for o in method.loaders: reseed(o, seed)
+    reseed(self.dls, seed)
 
 @patch
 def _take_up(self:MineLearner, point):
@@ -268,9 +276,10 @@ def _check_loss(loss):
 def _mine_learner(dls, model, loss, terms, lr, wd, encoder_lr_mult, keep_best, cbs, title, **made):
     _check_loss(loss)
     metrics = [TermMeter(o) for o in (*loss.names, *terms)] + [MeanIoU(), ClassIoU(1, name='mine_iou')]
-    cbs = [*([KeepBest()] if keep_best else []), *L(cbs)]
+    ours = [LossTerms(), ClipGradients()]
+    if keep_best: ours.append(KeepBest())
     learn = MineLearner(dls, model, loss_func=loss, lr=lr, wd=wd, splitter=encoder_splitter, metrics=metrics,
-                        cbs=[LossTerms(), ClipGradients(), *cbs])
+                        cbs=[*ours, *L(cbs)])
     learn.encoder_lr_mult, learn.title = encoder_lr_mult, title
     learn.made = dict(made, wd=wd, encoder_lr_mult=encoder_lr_mult, keep_best=keep_best)
     return learn.to_channelslast() if torch.device(dls.device).type=='cuda' else learn
@@ -305,7 +314,8 @@ def spec_of(
     teacher, # As in `model_of`
 ): # `InputSpec`; None where it is a bare network
     "What the teacher's numbers mean, where it is known"
-    return getattr(teacher, 'spec', None) or getattr(getattr(teacher, 'dls', None), 'spec', None)
+    dls = getattr(teacher, 'dls', None)
+    return getattr(teacher, 'spec', None) or getattr(dls, 'spec', None)
 
 # %% ../nbs/12_learner.ipynb #2d967a13
 def spec_gaps(

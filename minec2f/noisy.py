@@ -49,7 +49,8 @@ def flip_matrix(
 
 # %% ../nbs/06a_noisy.ipynb #3da996fe
 def _pair_counts(coarse, fine, k, ignore): # (K,K) pixels of one pair; row: fine class, column: coarse label
-    coarse, fine = np.asarray(coarse).astype(np.int64), np.asarray(fine).astype(np.int64)
+    coarse = np.asarray(coarse).astype(np.int64)
+    fine = np.asarray(fine).astype(np.int64)
     known = (coarse!=ignore)&(fine!=ignore)
     coarse, fine = coarse[known], fine[known]  # (n,)
     found = np.union1d(coarse, fine)
@@ -97,7 +98,7 @@ def noisy_log_probs(
     logits:Tensor, # (B,K,H,W) of the true classes
     flip:Tensor,   # (K,K) P(label | true class); see `check_flip`
 )->Tensor: # (B,K,H,W) log-probability of each label
-    "What a network that knows the truth would be told"
+    "Log-probabilities of the coarse label, from logits of the true class"
     log_p = logits.float().log_softmax(1).unsqueeze(2)        # (B,K,1,H,W)
     log_t = flip.to(logits.device).log()[None,:,:,None,None]  # (1,K,K,1,1)
     return (log_p+log_t).logsumexp(1)
@@ -161,10 +162,12 @@ class CoarseLoss(SegLoss):
         if (how=='forward') != (flip is not None):
             raise OptionError("a flip matrix goes with how='forward', and only there; see estimate_flip.")
         self.how = how
-        self.width, self.inside = width, inside
+        self.width = width
+        self.inside = inside
         self.register_buffer('flip', None if flip is None else check_flip(flip))
 
-    def told(self, logits): return noisy_log_probs(logits, self.flip) if self.how=='forward' else logits
+    def told(self, logits): # (B,K,H,W) of the label, which the loss compares
+        return noisy_log_probs(logits, self.flip) if self.how=='forward' else logits
     def ce(self, logits, y):
         if self.how=='relax': return boundary_relaxation(logits, y, self.width, self.inside, self.ignore)
         return super().ce(self.told(logits), y)

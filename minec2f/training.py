@@ -23,7 +23,8 @@ from .core import *
 # %% ../nbs/08a_training.ipynb #bb19b998
 class TrainingCallback(Callback):
     "Reached by a training only, not by `validate`, `get_preds` and `show_results`, which fire the same events"
-    run_valid,entered = False,0
+    run_valid = False
+    entered = 0  # fits, or validations, that have begun without a `before_train` so far
     def __call__(self, event_name):
         if event_name=='before_fit': self.entered += 1  # of a training, or of a validation
         if event_name=='before_train' and self.entered: # of a training
@@ -38,7 +39,7 @@ class TrainingCallback(Callback):
     def restore(self,
         kept:dict, # From `kept`
     ):
-        "Be as then"
+        "Take back what `kept` gave"
 
 # %% ../nbs/08a_training.ipynb #d9b4adc1
 def random_states(
@@ -54,7 +55,7 @@ def set_random_states(
     states:dict, # From `random_states`
     loaders=(),  # As there
 ):
-    "All generators as they were"
+    "Put all generators back to kept states"
     random.setstate(states['python'])
     np.random.set_state(states['numpy'])
     torch.set_rng_state(states['torch'])
@@ -72,7 +73,8 @@ class Stream:
         if not len(dl):
             raise DatasetError('a loader without a single batch cannot be drawn from; give it more chips, or a smaller '
                                'bs.')
-        self.dl,self.device = dl,device
+        self.dl = dl
+        self.device = device
         self.batches = iter(()) # what is left of this pass
         self.begun = None       # generators at its beginning
         self.n = 0              # batches of it that were drawn
@@ -83,7 +85,8 @@ class Stream:
     def __next__(self):
         batch = next(self.batches, None)
         if batch is None:
-            self.begun,self.n = random_states(self.loaders),0
+            self.begun = random_states(self.loaders)
+            self.n = 0
             self.batches = iter(self.dl)
             batch = next(self.batches)
         self.n += 1
@@ -91,13 +94,14 @@ class Stream:
         return tuple(o.as_subclass(torch.Tensor) for o in batch)
 
     def close(self):
-        "End in the middle of a pass, in which fastai's loader keeps a generator, which nobody can copy"
+        "End the pass: until then fastai's loader holds a Python generator, which cannot be copied"
         self.batches = iter(())
         vars(self.dl).pop('it', None)
 
     def kept(self)->dict: return dict(begun=self.begun, n=self.n)
     def restore(self, kept): # the generators are elsewhere afterwards: to be set by the caller
-        self.begun,self.n = kept['begun'],kept['n']
+        self.begun = kept['begun']
+        self.n = kept['n']
         self.batches = iter(())
         if self.begun is None: return
         set_random_states(self.begun, self.loaders)
@@ -173,7 +177,8 @@ def training_state(
 )->dict: # Tensors, numbers, text, and lists, tuples and dicts of them
     "All that the rest of a training depends on"
     net = unwrapped(learn.model)
-    others = {name: _changed(o, (before or {}).get(name, {})) for name,o in _others(learn).items()}
+    before = before or {}
+    others = {name: _changed(o, before.get(name, {})) for name,o in _others(learn).items()}
     ours = {name: o.kept() for name,o in _ours(learn).items()}
     scaler = vars(learn).get('scaler')  # of mixed precision, while it trains
     return dict(model=net.state_dict(), optimiser=_optimiser(learn), gradients=_gradients(net),
@@ -184,7 +189,7 @@ def restore_training(
     learn,      # A Learner made as then; in a training, after all callbacks have begun
     state:dict, # From `training_state`
 ):
-    "Go on where `training_state` was taken"
+    "Put a Learner back to where `training_state` was taken"
     net = unwrapped(learn.model)
     net.load_state_dict(state['model'])
     _set_optimiser(learn, state['optimiser'])

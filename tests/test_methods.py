@@ -30,8 +30,9 @@ def world(tmp_path_factory):
     folder = synth_dataset(tmp_path_factory.mktemp('methods')/'data', n_coarse=10, n_fine=12, size=64, seed=0)
     index = site_split(load_index(folder))
     coarse = mine_dls(index, 'coarse', BANDS, size=64, bs=4, device='cpu')
-    def loaders(size): return dict(coarse=mine_dls(index, 'coarse', spec=coarse.spec, size=size, bs=2, device='cpu'),
-                                   fine=mine_dls(index, 'fine', spec=coarse.spec, size=size, bs=3, device='cpu'))
+    def loaders(size):
+        shared = dict(spec=coarse.spec, size=size, device='cpu')
+        return dict(coarse=mine_dls(index, 'coarse', bs=2, **shared), fine=mine_dls(index, 'fine', bs=3, **shared))
     set_seed(0)
     teacher = quiet(teacher_learner(coarse, lr=1e-3, **NET), 2).model
     small = SimpleNamespace(teacher=teacher, **loaders(32))
@@ -61,14 +62,19 @@ def same(a, b): return a.keys()==b.keys() and all(torch.equal(v, b[k]) for k,v i
 class OptimiserSteps(Callback):
     "Counts the steps that the optimiser really takes"
     def before_fit(self):
-        self.n, step = 0, self.opt.step
-        def counted(*args, **kwargs): self.n += 1; return step(*args, **kwargs)
+        self.n = 0
+        step = self.opt.step
+        def counted(*args, **kwargs):
+            self.n += 1
+            return step(*args, **kwargs)
         self.opt.step = counted
 
 class HalfPrecision(Callback):
     "What mixed precision does on a GPU, in bfloat16 on the CPU: autocast around prediction and loss, float32 logits"
     order,run_valid = 10,False
-    def before_batch(self): self.cast = torch.autocast('cpu', torch.bfloat16); self.cast.__enter__()
+    def before_batch(self):
+        self.cast = torch.autocast('cpu', torch.bfloat16)
+        self.cast.__enter__()
     def after_pred(self): self.learn.pred = self.pred.float()
     def after_loss(self): self.cast.__exit__(None, None, None)
 
@@ -88,7 +94,8 @@ def test_one_epoch(name, world, tmp_path):
     # the loss: every term by name, the supervised ones in each step, all numbers
     history, n = learn.loss_terms.history, len(world.fine.train)
     assert set(history)=={*learn.loss_func.names, *learn.method.names}
-    assert all(len(o)==n if k in learn.loss_func.names else 0<len(o)<=n for k,o in history.items())
+    assert all(0<len(o)<=n for o in history.values())
+    assert all(len(history[k])==n for k in learn.loss_func.names)
     assert all(torch.stack(o).isfinite().all() for o in history.values())
     # the steps: as many as batches, for every method
     assert steps.n==(0 if name in NO_STEP else n)
@@ -193,7 +200,8 @@ def test_wrapped_networks(name, world):
     assert same(state(unwrapped(quiet(learns[1]).model)), expected)
     if any(learns[2].method.reads()) or name=='lwf_twohead':
         with pytest.raises(OptionError, match='reads features inside the network'): quiet(learns[2])
-    else: assert same(state(unwrapped(quiet(learns[2]).model)), expected)
+    else:
+        assert same(state(unwrapped(quiet(learns[2]).model)), expected)
 
 def test_all_methods_are_known_to_a_fresh_interpreter(repo):
     script = "from minec2f.method import methods, get_method; get_method('dacs'); print(*methods().index)"

@@ -86,7 +86,7 @@ class LwFTwoHead(LwF):
     def answer(self): return self.old_logits
     def observe(self):
         super().observe()
-        h,w = self.pred.shape[-2:]
+        h, w = self.pred.shape[-2:]
         self.old_logits = self.network.old_head(self.head_input)[..., :h, :w]
 
 # %% ../../nbs/11a_incremental.ipynb #f5fd8077
@@ -107,7 +107,8 @@ class LwM(LwF):
     ):
         super().__init__(teacher, lambda_kd=lambda_kd, tau=tau)
         self.weights |= dict(attention=gamma)
-        self.layer,self.cheap = layer,cheap
+        self.layer = layer
+        self.cheap = cheap
         if gamma: self.levels = (layer,)
 
     def attention_loss(self):
@@ -147,7 +148,8 @@ class CCDA(Method):
     ):
         super().__init__(teacher)
         self.weights |= dict(kd=lambda_kd, square=lambda_square)
-        self.tau,self.ratio = tau,ratio
+        self.tau = tau
+        self.ratio = ratio
 
     def kd_loss(self): return teacher_cross_entropy(self.pred, self.teacher_logits, self.valid, self.tau)
     def square_loss(self): return max_square_iw(self.pred, self.valid, self.ratio)
@@ -194,7 +196,8 @@ class GSMF(Method):
     ):
         super().__init__(teacher)
         self.weights |= dict(kd=lambda_kd, feature=lambda_feature)
-        self.tau,self.freeze = tau,freeze
+        self.tau = tau
+        self.freeze = freeze
         if lambda_feature: self.levels = tuple(levels)
 
     def student(self):
