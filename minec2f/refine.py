@@ -378,7 +378,7 @@ def _candidates(bundle, lonlat, images, band_names, scale, offset):
 def _hectares(shapes, crs):
     "Of each shape; NaN where it is no polygon"
     from geopandas import GeoSeries
-    lonlat = GeoSeries(shapes, crs=crs).map(polygonal).to_crs(4326)
+    lonlat = GeoSeries([polygonal(o) for o in shapes], crs=crs).to_crs(4326)
     return [np.nan if o is None else geodesic_ha(o) for o in lonlat]
 
 def _first_of(*shapes): return next((o for o in shapes if o is not None), None)
