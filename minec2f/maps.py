@@ -110,7 +110,7 @@ def in_one_piece(
         if o is None or o.is_empty: return o
         west, _, east, _ = o.bounds
         return shapely.transform(o, eastwards) if east-west>180 else o
-    return geoms.map(joined)
+    return map_geometries(joined, geoms)
 
 def cut_at_180(
     geoms, # GeoSeries in longitude and latitude
@@ -123,7 +123,7 @@ def cut_at_180(
         within = o.intersection(box(-180, -90, 180, 90))
         beyond = o.intersection(box(180, -90, 540, 90))
         return union_all([within, translate(beyond, -360)])
-    return in_one_piece(geoms).map(cut)
+    return map_geometries(cut, in_one_piece(geoms))
 
 # %% ../nbs/12b_maps.ipynb #4ee9f932
 def simplified(

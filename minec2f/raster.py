@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['RASTER_SUFFIXES', 'GDAL_CACHE', 'VECTOR_FORMATS', 'Grid', 'check_same_grid', 'metres_per_pixel', 'utm_epsg',
            'write_raster', 'is_remote', 'refuse_links', 'open_raster', 'read_grid', 'raster_files', 'raster_bands',
-           'valid_pixels', 'free_memory', 'read_chip', 'unused_value', 'file_radiometry', 'polygonal', 'check_polygons',
-           'read_layer', 'read_polygons', 'draw_shapes', 'shapes_on', 'rasterize_polygons', 'mask_polygons',
-           'geodesic_ha', 'vector_format', 'writable_columns', 'write_polygons']
+           'valid_pixels', 'free_memory', 'read_chip', 'unused_value', 'file_radiometry', 'polygonal', 'map_geometries',
+           'check_polygons', 'read_layer', 'read_polygons', 'draw_shapes', 'shapes_on', 'rasterize_polygons',
+           'mask_polygons', 'geodesic_ha', 'vector_format', 'writable_columns', 'write_polygons']
 
 # %% ../nbs/01_raster.ipynb #9c4cdf44
 import json, os, re, warnings
@@ -342,6 +342,15 @@ def polygonal(
     merged = union_all(polygons)
     return merged if merged.area>0 else None
 
+# %% ../nbs/01_raster.ipynb #75aebdef
+def map_geometries(
+    f,     # geometry -> geometry or None
+    geoms, # GeoSeries
+): # GeoSeries of what `f` gives, with the same index and CRS
+    "Apply a function to each geometry"
+    from geopandas import GeoSeries
+    return GeoSeries([f(o) for o in geoms], geoms.index, crs=geoms.crs)
+
 # %% ../nbs/01_raster.ipynb #30979767
 def _check_kinds(gdf, what):
     kinds = set(gdf.geom_type)
@@ -363,8 +372,7 @@ def check_polygons(
     if gdf.crs is None:
         raise CRSError(f'{what} has no CRS; polygons without one have no place on Earth. Assign it (gdf.set_crs).')
     if fix:
-        from geopandas import GeoSeries
-        gdf = gdf.set_geometry(GeoSeries([polygonal(o) for o in gdf.geometry], gdf.index, crs=gdf.crs))
+        gdf = gdf.set_geometry(map_geometries(polygonal, gdf.geometry))
     gdf = gdf[gdf.geometry.notna()]
     if len(gdf)==0 or gdf.is_empty.all():
         raise PolygonError(f'{what} holds no polygon; a layer with mine outlines was expected.')

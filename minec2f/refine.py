@@ -346,7 +346,7 @@ def _read_outlines(polygons, layer):
                            'was expected.')
     if gdf.crs is None:
         raise CRSError(f'{name} has no CRS; polygons without one have no place on Earth. Assign it (gdf.set_crs).')
-    shapes = gdf.geometry.map(polygonal)
+    shapes = map_geometries(polygonal, gdf.geometry)
     if shapes.isna().all(): raise PolygonError(f'{name} holds no polygon; a layer with mine outlines was expected.')
     return _own_columns(gdf), shapes
 
