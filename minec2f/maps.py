@@ -164,8 +164,17 @@ def _outlines(src):
         k = int(value)
         if k!=NODATA: yield str(names[k] if k<len(names) else k), shape(outline)
 
+def _window_of(src, outline):
+    "The pixels around an outline (rasterio's `geometry_window` refuses a grid that is turned or mirrored)"
+    from shapely import get_coordinates
+    x, y = get_coordinates(outline).T
+    columns, rows = ~src.transform * (x, y)
+    left, right = np.clip([np.floor(columns.min()), np.ceil(columns.max())], 0, src.width).astype(int).tolist()
+    top, bottom = np.clip([np.floor(rows.min()), np.ceil(rows.max())], 0, src.height).astype(int).tolist()
+    return Window(left, top, right-left, bottom-top)
+
 def _mean_probability(src, outline):
-    window = features.geometry_window(src, [outline])
+    window = _window_of(src, outline)
     shape = window.height, window.width
     inside = features.geometry_mask([outline], shape, src.window_transform(window), invert=True)
     step = src.scales[1]  # the file's own: another program may have written it
