@@ -156,7 +156,7 @@ def _sha256(path):
     most = _MOST_BYTES[WEIGHTS]
     try:
         if path.stat().st_size>most: raise BundleError(f'{path} is larger than {most:,} bytes; it is none of ours.')
-        with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+        return file_sha256(path)
     except OSError as e: raise BundleError(f'{path} cannot be read ({e.strerror}); check that you may read it.') from e
 
 def _plain_value(o):

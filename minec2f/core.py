@@ -7,7 +7,7 @@ __all__ = ['IGNORE', 'MARKER', 'MineC2FError', 'OptionError', 'BandError', 'Rast
            'PolygonError', 'DatasetError', 'SplitError', 'SceneError', 'NetworkError', 'WeightsError', 'TrainingError',
            'BundleError', 'WriteError', 'first_few', 'look_up', 'check_number', 'check_output', 'atomic',
            'remove_leftovers', 'of_library', 'disk_errors', 'read_once', 'read_json', 'read_table', 'resolve',
-           'linked_groups', 'plain_values', 'fingerprint', 'check_same', 'watched']
+           'linked_groups', 'plain_values', 'fingerprint', 'file_sha256', 'check_same', 'watched']
 
 # %% ../nbs/00_core.ipynb #9bb40ce6
 import csv, errno, hashlib, io, json, math, os, re, shutil, sys, time
@@ -388,6 +388,12 @@ def fingerprint(
 )->str: # 16 hex digits
     "Short hash of plain values"
     return hashlib.sha256(json.dumps(x, sort_keys=True).encode()).hexdigest()[:16]
+
+def file_sha256(
+    path:str|Path, # File
+)->str: # 64 hex digits; raises `OSError`
+    "Checksum of a file"
+    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
 # %% ../nbs/00_core.ipynb #b2676b8c
 def _flat(d, at=''): # {'lr': {'head': .1}} -> {'lr.head': .1}

@@ -188,7 +188,7 @@ def _patches(src, scene, min_area_ha, simplify_m):
     along_pixels = gpd.GeoSeries([o for _,o in found], crs=src.crs)
     called = np.array([o for o,_ in found], object)
     gdf = gpd.GeoDataFrame({'class': called}, geometry=simplified(along_pixels, simplify_m))
-    gdf['area_ha'] = np.array([geodesic_ha(o) for o in gdf.geometry.to_crs(4326)], float)
+    gdf['area_ha'] = layer_ha(gdf.geometry)
     gdf['pixels'] = np.rint(shapely.area(along_pixels.values)/abs(src.transform.determinant)).astype(int)
     gdf['scene'] = scene
     gdf = gdf[gdf.area_ha>=min_area_ha]

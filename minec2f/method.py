@@ -297,7 +297,7 @@ def check_readable(self:Method):
 def _without_graph(x): # a copy in which all tensors are detached, also those in lists, tuples and dicts
     if isinstance(x, Tensor): return x.detach()
     if isinstance(x, dict): return {k: _without_graph(v) for k,v in x.items()}
-    if isinstance(x, Pass): return Pass(*map(_without_graph, x))
+    if hasattr(x, '_make'): return x._make(map(_without_graph, x)) # a named tuple
     return type(x)(map(_without_graph, x)) if type(x) in (list, tuple) else x
 
 @patch

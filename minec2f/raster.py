@@ -7,7 +7,7 @@ __all__ = ['RASTER_SUFFIXES', 'GDAL_CACHE', 'VECTOR_FORMATS', 'Grid', 'check_sam
            'write_raster', 'is_remote', 'refuse_links', 'open_raster', 'read_grid', 'raster_files', 'raster_bands',
            'valid_pixels', 'free_memory', 'read_chip', 'unused_value', 'file_radiometry', 'polygonal', 'map_geometries',
            'check_polygons', 'read_layer', 'read_polygons', 'draw_shapes', 'shapes_on', 'rasterize_polygons',
-           'mask_polygons', 'geodesic_ha', 'vector_format', 'writable_columns', 'write_polygons']
+           'mask_polygons', 'geodesic_ha', 'layer_ha', 'vector_format', 'writable_columns', 'write_polygons']
 
 # %% ../nbs/01_raster.ipynb #9c4cdf44
 import json, os, re, warnings
@@ -488,6 +488,12 @@ def geodesic_ha(
     geod = Geod(ellps='WGS84')
     def ring_ha(o): return abs(geod.polygon_area_perimeter(*o.coords.xy[:2])[0])/1e4
     return sum(ring_ha(o.exterior)-sum(map(ring_ha, o.interiors)) for o in get_parts(geometry))
+
+def layer_ha(
+    geoms, # GeoSeries of polygons with a CRS
+)->np.ndarray: # (n,) hectares, NaN where there is no polygon
+    "Area of each polygon of a layer"
+    return np.array([np.nan if o is None else geodesic_ha(o) for o in geoms.to_crs(4326)], float)
 
 # %% ../nbs/01_raster.ipynb #95a38df7
 GDAL_CACHE = 2**27 # bytes of decoded blocks: 11 million pixels of six bands

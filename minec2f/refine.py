@@ -228,8 +228,7 @@ def _tidy_outline(
 ): # shapely polygon(s); None where nothing is large enough
     "Drop small parts and needless corners"
     parts = simplified(_series(outline, crs).explode(ignore_index=True), simplify_m)
-    large = [geodesic_ha(o)>=min_area_ha for o in parts.to_crs(4326)]
-    return polygonal(parts[large].union_all())
+    return polygonal(parts[layer_ha(parts)>=min_area_ha].union_all())
 
 # %% ../nbs/13a_refine.ipynb #8833e834
 def _confidence(
@@ -378,8 +377,7 @@ def _candidates(bundle, lonlat, images, band_names, scale, offset):
 def _hectares(shapes, crs):
     "Of each shape; NaN where it is no polygon"
     from geopandas import GeoSeries
-    lonlat = GeoSeries([polygonal(o) for o in shapes], crs=crs).to_crs(4326)
-    return [np.nan if o is None else geodesic_ha(o) for o in lonlat]
+    return layer_ha(GeoSeries([polygonal(o) for o in shapes], crs=crs))
 
 def _first_of(*shapes): return next((o for o in shapes if o is not None), None)
 

@@ -7,7 +7,7 @@ __all__ = ['TEACHER', 'STUDENT', 'data_fingerprint', 'split_fingerprint', 'ladde
            'LadderSeed', 'run_ladder']
 
 # %% ../../nbs/14c_ladder.ipynb #ffc21528
-import gc, hashlib, re, shutil, time
+import gc, re, shutil, time
 from functools import cached_property
 from inspect import signature
 from numbers import Integral
@@ -36,9 +36,6 @@ from ..evaluate import evaluate, summarize
 from .results import PARTS, from_records, read_result, write_result
 
 # %% ../../nbs/14c_ladder.ipynb #01e99030
-def _file_hash(path):
-    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
-
 def data_fingerprint(
     index:pd.DataFrame,     # From `load_index`
     unlabelled:bool=False,  # Of the chips without labels? Otherwise of those with labels
@@ -46,7 +43,7 @@ def data_fingerprint(
     "Short hash of a data set: its table and every byte of its images, masks and polygons"
     index = index[(index['domain']==UNLABELLED)==unlabelled]
     paths = index[['image','mask','polygons']]
-    hashes = {o: _file_hash(o) for o in pd.unique(paths.to_numpy().ravel()) if o}
+    hashes = {o: file_sha256(o) for o in pd.unique(paths.to_numpy().ravel()) if o}
     table = index[['id','site','domain','lon','lat']].values.tolist()
     return fingerprint([table, paths.replace(hashes).values.tolist()])
 
