@@ -368,7 +368,7 @@ def _lattice(shape, grid):
     corners = np.array([~grid.transform*o for o in ((w,s), (w,n), (e,s), (e,n))]) # (4,2) column, row
     c0, r0 = np.floor(corners.min(0)).astype(int).tolist()
     c1, r1 = np.ceil(corners.max(0)).astype(int).tolist()
-    return Grid(grid.crs, grid.transform*Affine.translation(c0, r0), max(1, r1-r0), max(1, c1-c0))
+    return grid.part(((r0, max(r1, r0+1)), (c0, max(c1, c0+1))))
 
 def _has_no_centre(shape, grid):
     "Does a shape lie between the centres of all pixels?"

@@ -164,24 +164,15 @@ def _outlines(src):
         k = int(value)
         if k!=NODATA: yield str(names[k] if k<len(names) else k), shape(outline)
 
-def _window_of(src, outline):
-    "The pixels around an outline (rasterio's `geometry_window` refuses a grid that is turned or mirrored)"
-    from shapely import get_coordinates
-    x, y = get_coordinates(outline).T
-    columns, rows = ~src.transform * (x, y)
-    left, right = np.clip([np.floor(columns.min()), np.ceil(columns.max())], 0, src.width).astype(int).tolist()
-    top, bottom = np.clip([np.floor(rows.min()), np.ceil(rows.max())], 0, src.height).astype(int).tolist()
-    return Window(left, top, right-left, bottom-top)
-
-def _mean_probability(src, outline):
-    window = _window_of(src, outline)
-    shape = window.height, window.width
-    inside = features.geometry_mask([outline], shape, src.window_transform(window), invert=True)
+def _mean_probability(src, grid, outline):
+    window = pixel_window(grid, outline)
+    around = grid.part(window)
+    inside = features.geometry_mask([outline], around.shape, around.transform, invert=True)
     step = src.scales[1]  # the file's own: another program may have written it
     return src.read(2, window=window)[inside].mean()*step
 
 # %% ../nbs/12b_maps.ipynb #e3d58238
-def _patches(src, scene, min_area_ha, simplify_m):
+def _patches(src, grid, scene, min_area_ha, simplify_m):
     "A row for each patch"
     import geopandas as gpd, shapely
     found = list(_outlines(src))
@@ -192,7 +183,7 @@ def _patches(src, scene, min_area_ha, simplify_m):
     gdf['pixels'] = np.rint(shapely.area(along_pixels.values)/abs(src.transform.determinant)).astype(int)
     gdf['scene'] = scene
     gdf = gdf[gdf.area_ha>=min_area_ha]
-    gdf['mean_probability'] = np.array([_mean_probability(src, o) for o in along_pixels[gdf.index]], float)
+    gdf['mean_probability'] = np.array([_mean_probability(src, grid, o) for o in along_pixels[gdf.index]], float)
     return gdf[['class','area_ha','mean_probability','pixels','scene','geometry']].reset_index(drop=True)
 
 def to_polygons(
@@ -206,9 +197,10 @@ def to_polygons(
     check_number(simplify_m, 'simplify_m', 0)
     vector_format(dst)
     check_output(dst, inputs=[map_path])
-    read_grid(map_path)  # refuses a map without a place on Earth
+    grid = read_grid(map_path)  # refuses a map without a place on Earth
     with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE), open_raster(map_path) as src:
         _check_map(src, map_path)
-        gdf = _patches(src, src.tags().get('scene', Path(map_path).name), min_area_ha, simplify_m)
+        scene = src.tags().get('scene', Path(map_path).name)
+        gdf = _patches(src, grid, scene, min_area_ha, simplify_m)
     write_polygons(gdf, dst, inputs=[map_path])
     return gdf

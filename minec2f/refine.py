@@ -22,36 +22,11 @@ from .raster import *
 from .maps import cut_at_180, decode_probability, in_one_piece, simplified, to_map
 from .predict import Tiling, check_scene, check_tiling, predict_pixels, read_files, try_output
 
-# %% ../nbs/13a_refine.ipynb #cbc6a864
-def _span(at, length, least):
-    "(first, end) of at least `least` pixels that hold the coordinates `at`; None where these lie outside 0 to `length`"
-    lo, hi = int(np.floor(at.min())), int(np.ceil(at.max()))
-    if hi<=0 or lo>=length: return None
-    lo -= max(0, least-(hi-lo))//2
-    lo = max(0, min(lo, length-least))
-    return lo, min(length, max(hi, lo+least))
-
-def _pixel_window(
-    grid:Grid,   # Of the image
-    geometry,    # shapely geometry in the image's CRS
-    least:int=1, # Pixels a side, where the image has so many
-)->tuple: # ((row0,row1),(col0,col1)) inside the image; None where the geometry lies outside
-    "The part of an image that holds a geometry"
-    from shapely import get_coordinates
-    cols, rows = ~grid.transform * tuple(get_coordinates(geometry).T)
-    window = _span(rows, grid.height, least), _span(cols, grid.width, least)
-    return None if None in window else window
-
 # %% ../nbs/13a_refine.ipynb #2e7de03d
 def _same_lattice(a, b):
     "Do the pixels of two grids lie on one another, but for a shift? Half a pixel is forgiven"
     t = ~a.transform*b.transform
     return a.crs==b.crs and np.allclose([t.a, t.b, t.d, t.e], [1,0,0,1], atol=.25/max(*a.shape, *b.shape))
-
-def _part(grid, window):
-    "The grid of a window"
-    (top,bottom), (left,right) = window
-    return Grid(grid.crs, grid.transform*rasterio.Affine.translation(left, top), bottom-top, right-left)
 
 # %% ../nbs/13a_refine.ipynb #da957070
 @dataclass(frozen=True)
@@ -71,7 +46,7 @@ class _Mosaic:
         return (min(tops), max(bottoms)), (min(lefts), max(rights))
 
     @cached_property
-    def grid(self): return _part(self.images[0].grid, self._hull)
+    def grid(self): return self.images[0].grid.part(self._hull)
 
     def read(self,
         window:tuple, # ((row0,row1),(col0,col1)) of `grid`
@@ -137,9 +112,9 @@ class _View:
 def _view(outline, crs, group):
     mosaic = _Mosaic(tuple(group))
     shape = _onto(outline, crs, mosaic.grid)
-    window = _pixel_window(mosaic.grid, shape)
+    window = pixel_window(mosaic.grid, shape)
     if window is None: return _View()
-    inside = _inside(shape, _part(mosaic.grid, window))
+    inside = _inside(shape, mosaic.grid.part(window))
     shown, failed = {}, {}
     for o in group:
         try: shown[o] = _shown_by(mosaic, o, window, inside)
@@ -197,7 +172,7 @@ def _window_probability(
     "The map of a part of an image, in memory"
     logits, valid = predict_pixels(bundle, image.read(window), cut)
     _, stored = to_map(logits, valid)
-    return decode_probability(stored), _part(image.grid, window)
+    return decode_probability(stored), image.grid.part(window)
 
 # %% ../nbs/13a_refine.ipynb #752431a0
 def _cut_outline(
@@ -267,7 +242,7 @@ def _redraw(bundle, image, outline, cut, rules):
         lonlat = _series(_to(in_metres.buffer(m), zone, 4326))
         return _onto(in_one_piece(lonlat).iloc[0], 4326, image.grid)
     coarse = _onto(outline, 4326, image.grid)
-    window = _pixel_window(image.grid, around(max(rules.margin_m, rules.reach_m)), cut.size)
+    window = pixel_window(image.grid, around(max(rules.margin_m, rules.reach_m)), cut.size)
     p, grid = _window_probability(bundle, image, window, cut)
     reach = around(rules.reach_m) if rules.reach_m else coarse
     new = _cut_outline(p, grid, coarse, reach, rules.threshold)
