@@ -7,7 +7,7 @@ __all__ = ['TEACHER', 'STUDENT', 'data_fingerprint', 'split_fingerprint', 'ladde
            'LadderSeed', 'run_ladder']
 
 # %% ../../nbs/14c_ladder.ipynb #ffc21528
-import gc, re, shutil, time
+import gc, platform, re, shutil, time
 from functools import cached_property
 from inspect import signature
 from numbers import Integral
@@ -156,16 +156,30 @@ class LadderSeed:
     def unlabelled_hash(self): return data_fingerprint(self.index, True)
 
 # %% ../../nbs/14c_ladder.ipynb #d765a78e
+def _curve(learn): # mIoU on the validation sites after each epoch
+    column = learn.recorder.metric_names.index('miou')-1  # the first name is the epoch's, whose number is not kept
+    return [round(float(o[column]), 5) for o in learn.recorder.values]
+
 def _fit(learn, epochs, seed, title, checkpoint): # What it took
     start = time.time()
     learn.title = title
     if epochs:
         kept = checkpoint if epochs>1 else None  # a single epoch is taken up nowhere
         with learn.no_bar(): learn.fit_poly(epochs, seed=seed, checkpoint=kept)
-    return dict(steps=epochs*len(learn.dls.train), seconds=time.time()-start)
+    return dict(steps=epochs*len(learn.dls.train), seconds=time.time()-start, curve=_curve(learn))
 
 @patch
 def _checkpoint(self:LadderSeed, name, config): return self.folder/'checkpoints'/f'{name}-{fingerprint(config)[:8]}'
+
+@patch
+def lock(self:LadderSeed,
+    name:str,         # Of a row or a teacher
+    timeout:float=-1, # Seconds to wait for another process; for as long as it takes where -1
+)->FileLock: # A context; raises `Timeout`
+    "What is made here is made by one process at a time"
+    folder = self.folder/'locks'
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder/f'{name}.lock', timeout=timeout)
 
 # %% ../../nbs/14c_ladder.ipynb #d07b6cdb
 @patch
@@ -178,16 +192,21 @@ def _train_teacher(self:LadderSeed, name, recipe, config, part):
     shutil.rmtree(kept, ignore_errors=True)
 
 @patch
+def _teacher_place(self:LadderSeed, recipe):
+    return self.folder/('teacher' if recipe==self.main else f'teacher-{fingerprint(recipe)[:8]}')
+
+@patch
 def teacher(self:LadderSeed,
     recipe:dict, # epochs, loss, lr, …, and the network
     part:str='', # What to say of its place among others
 )->Bundle: # Trained now, or before; raises `DatasetError` where it was made otherwise
     "The teacher of one recipe"
-    name = 'teacher' if recipe==self.main else f'teacher-{fingerprint(recipe)[:8]}'
-    path = self.folder/name
+    path = self._teacher_place(recipe)
+    name = path.name
     config = self.base | dict(teacher=recipe)
-    if path.exists(): check_same(path, read_card(path)['info']['config'], config)
-    else: self._train_teacher(name, recipe, config, part)
+    with self.lock(name): # where another process trains it, wait
+        if path.exists(): check_same(path, read_card(path)['info']['config'], config)
+        else: self._train_teacher(name, recipe, config, part)
     bundle = load_bundle(path, self.fine_dls.device)
     bundle.model.weights = recipe.get('weights')  # a student that starts from scratch starts as its teacher did
     return bundle
@@ -232,10 +251,11 @@ def check(self:LadderSeed,
     for net in list(nets.values())[:1]: self.measure(net.to(self.fine_dls.device), 1)
 
 # %% ../../nbs/14c_ladder.ipynb #026a35b7
-def _versions(): # Name -> text
+def _versions(device): # Name -> text; 'cuda', say
     "What computed a result, apart from its configuration"
+    processor = torch.cuda.get_device_name(device) if torch.device(device).type=='cuda' else platform.processor()
     return dict(minec2f=__version__, torch=torch.__version__, fastai=fastai.__version__,
-                segmentation_models_pytorch=smp.__version__)
+                segmentation_models_pytorch=smp.__version__, processor=processor or platform.machine())
 
 @patch
 def run(self:LadderSeed,
@@ -254,8 +274,9 @@ def run(self:LadderSeed,
     took = time.time()-start
     if keep: save_bundle(self.folder/name, SimpleNamespace(model=plain(learn.model), dls=learn.dls), config=config)
     best = getattr(getattr(learn, 'keep_best', None), 'epoch_kept', None)
+    taught = read_card(self._teacher_place(plan['teacher']))['weights_sha256']
     res = write_result(self.file(name), name, self.seed, config, tables, hash=fingerprint(config), epoch_kept=best,
-                       evaluate_seconds=took, versions=_versions(), **made)
+                       teacher=taught[:16], evaluate_seconds=took, versions=_versions(self.fine_dls.device), **made)
     shutil.rmtree(kept, ignore_errors=True)
     return res
 
@@ -293,16 +314,19 @@ def _say_done(run, rows):
     file = f'{run.folder.name}/<row>.json'
     print(f'seed {run.seed}: {done} there already; to run a row again, remove its file {file}', flush=True)
 
+def _run_row(run, name, plan, keep, part):
+    if run.done(name, plan): return # by another process, meanwhile
+    _say_result(run.run(name, plan, keep, part))
+    gc.collect()  # a Learner and its callbacks hold each other; without this, networks pile up
+
 def _run_seed(run, plans, keep):
     run.folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(run.folder/'.lock', timeout=0):
-            remove_leftovers(run.folder)
-            todo = run.missing(plans)
-            for k,(name,plan) in enumerate(todo.items(), 1):
-                _say_result(run.run(name, plan, keep, f', row {k} of {len(todo)}'))
-                gc.collect()  # a Learner and its callbacks hold each other; without this, networks pile up
-    except Timeout: print(f'seed {run.seed} is being worked on by another process; left to it', flush=True)
+    remove_leftovers(run.folder)
+    todo = run.missing(plans)
+    for k,(name,plan) in enumerate(todo.items(), 1):
+        try:
+            with run.lock(name, timeout=0): _run_row(run, name, plan, keep, f', row {k} of {len(todo)}')
+        except Timeout: print(f'seed {run.seed} {name} is being worked on by another process; left to it', flush=True)
 
 # %% ../../nbs/14c_ladder.ipynb #c40ed12e
 def run_ladder(
