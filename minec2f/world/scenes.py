@@ -169,7 +169,7 @@ def draw_scene(
     size:int=128,       # Rows and columns
     bands:list=tuple(SYNTH_BANDS), # Names or common names out of `SYNTH_BANDS`
     mines:int=1,        # How many mines
-    spread:float=None,  # How far from the centre they may lie, share of the side: .15 for one, .36 for more, .5: anywhere
+    spread:float=None,  # How far off the centre they may lie, share of the side (.5: anywhere); .15 for one, else .36
 )->tuple: # (C,H,W) float32 reflectance, (H,W) bool mine mask; raises `BandError` for a band that is not simulated
     "Draw a scene: reflectance at the ground, and the exact mine mask"
     pos = band_positions(SYNTH_BANDS, bands, 'a synthetic scene')
