@@ -23,7 +23,7 @@ from .. import __version__
 from ..core import *
 from ..method import *
 from ..raster import *
-from ..chips import UNLABELLED, load_index
+from ..chips import UNLABELLED, load_index, load_scenes
 from ..splits import assert_no_leak, site_split
 from ..data import mine_dls
 from ..losses import SegLoss
@@ -33,6 +33,7 @@ from ..methods.baselines import CoarseOnly
 from ..learner import c2f_learner, reseed, teacher_learner
 from ..bundle import Bundle, load_bundle, read_card, save_bundle
 from ..evaluate import evaluate, summarize
+from ..scenescores import check_scenes, evaluate_scenes, seen_in_training, summarize_scenes
 from .results import PARTS, from_records, read_result, write_result
 
 # %% ../../nbs/14c_ladder.ipynb #01e99030
@@ -60,7 +61,9 @@ def ladder_settings(
     split:dict,         # Of `site_split`
     splits:str,         # 'seed', 'fixed' or 'index'
     measure:dict,       # Of `evaluate`
-)->dict: # Plain values; raises `OptionError`, `SplitError`
+    scenes:pd.DataFrame=None, # From `load_scenes`, all with masks
+    scene_measure:dict=None,  # Of `evaluate_scenes`
+)->dict: # Plain values; raises `OptionError`, `SplitError`, `DatasetError`
     "All that every row and seed share"
     look_up(splits, dict.fromkeys(('seed','fixed','index')), 'splits')
     if splits=='index' and 'split' not in index:
@@ -68,8 +71,11 @@ def ladder_settings(
     loaders = dict(loaders or {})
     loaders['bands'] = loaders.get('bands') or raster_bands(index['image'].iloc[0], loaders.get('band_names'))
     loaders['device'] = str(loaders.get('device') or default_device())
-    return plain_values(dict(data=data_fingerprint(index), splits=splits, split=split or {}, loaders=loaders,
-                             measure=measure or {}))
+    settings = dict(data=data_fingerprint(index), splits=splits, split=split or {}, loaders=loaders,
+                    measure=measure or {})
+    if scenes is not None:
+        settings['scenes'] = dict(data=data_fingerprint(check_scenes(scenes)), measure=scene_measure or {})
+    return plain_values(settings)
 
 # %% ../../nbs/14c_ladder.ipynb #57a990ff
 def seed_numbers(
@@ -125,22 +131,26 @@ class LadderSeed:
         index:pd.DataFrame, # From `load_index`
         seed:int,           # Of the split (unless fixed), the weights and the batches
         folder:Path,        # Where its files go
-        settings:dict,      # From `ladder_settings`: data, splits, split, loaders, measure
+        settings:dict,      # From `ladder_settings`: data, splits, split, loaders, measure, perhaps scenes
         teacher:dict,       # Recipe of most rows: its teacher is called 'teacher'
+        scenes:pd.DataFrame=None, # From `load_scenes`; those near train or validation chips of this seed are left out
         **reading,          # cache and workers of `mine_dls`, which do not change results
     ):
         self.seed, self.folder = int(seed), Path(folder)
         self.settings, self.main, self.reading = settings, teacher, reading
         number = 0 if settings['splits']=='fixed' else self.seed
         self.index = index if settings['splits']=='index' else site_split(index, seed=number, **settings['split'])
-        assert_no_leak(self.index, settings['split'].get('buffer_km', 10.))
-        self.base = {k: v for k,v in settings.items() if k!='measure'}
+        buffer_km = settings['split'].get('buffer_km', 10.)
+        assert_no_leak(self.index, buffer_km)
+        self.scenes = None if scenes is None else scenes[~seen_in_training(scenes, self.index, buffer_km)]
+        self.measuring = {k: settings[k] for k in ('measure','scenes') if k in settings}
+        self.base = {k: v for k,v in settings.items() if k not in self.measuring}
         self.base |= dict(seed=self.seed, split_hash=split_fingerprint(self.index))
 
     def file(self, name): return self.folder/f'{name}.json'
     def config(self, plan):
         "All that shapes the result of a row"
-        config = self.base | dict(measure=self.settings['measure']) | plan
+        config = self.base | self.measuring | plan
         if plan['student'].get('unlabelled'): config['unlabelled'] = self.unlabelled_hash
         return config
 
@@ -227,13 +237,17 @@ def learner(self:LadderSeed,
 def measure(self:LadderSeed,
     model,           # Network
     chips:int=None,  # Of each part, at most; all where None
-)->dict: # 'test' and 'valid': tables of `evaluate`
-    "Measure on the fine test sites, and apart from them on the fine validation sites"
+)->dict: # 'test' and 'valid': tables of `evaluate`; 'scenes', where there are any: of `evaluate_scenes`
+    "Measure on the fine test sites, apart from them on the fine validation sites, and on whole scenes"
     bundle = Bundle(plain(model), self.coarse_dls.spec)
     fine = self.index[self.index['domain']=='fine']
     reading = dict(band_names=self.settings['loaders'].get('band_names'), device=str(self.fine_dls.device))
-    return {part: evaluate(bundle, fine[fine['split']==part][:chips], **reading, **self.settings['measure'])
-            for part in PARTS}
+    tables = {part: evaluate(bundle, fine[fine['split']==part][:chips], **reading, **self.settings['measure'])
+              for part in PARTS}
+    if self.scenes is None: return tables
+    options = reading | self.settings['scenes']['measure']
+    unseen = self.scenes[:chips]
+    return tables | dict(scenes=evaluate_scenes(bundle, unseen, **options) if len(unseen) else pd.DataFrame())
 
 # %% ../../nbs/14c_ladder.ipynb #3cf49597
 @patch
@@ -305,8 +319,11 @@ def missing(self:LadderSeed,
 # %% ../../nbs/14c_ladder.ipynb #33e6f3b6
 def _say_result(res):
     test, valid = (summarize(from_records(res[o], res['classes']))['miou'] for o in PARTS)
+    whole = ''
+    if records := res.get('scenes'):
+        whole = f"  scenes {summarize_scenes(from_records(records, res['classes']))['miou']:.4f}"
     print(f"seed {res['seed']}  {res['name']:24} {res['steps']:6} steps {res['seconds']:6.0f} s  "
-          f'mIoU test {test:.4f}  valid {valid:.4f}', flush=True)
+          f'mIoU test {test:.4f}  valid {valid:.4f}{whole}', flush=True)
 
 def _say_done(run, rows):
     if not rows: return
@@ -344,17 +361,21 @@ def run_ladder(
     cache:bool=True,   # Keep decoded chips in memory? (as in `mine_dls`)
     workers:int=0,     # Processes that read data
     keep:bool=False,   # Save every student as a bundle?
+    scenes=None,       # Whole scenes to test on, or what `load_scenes` reads; each seed is scored on those it never saw
+    scene_measure:dict=None, # Of `evaluate_scenes`: iou, min_area_ha, overlap, size, bs
 )->Path: # `out`, with seed_<k>/<row>.json and seed_<k>/teacher
     "Train and measure what is not done already; raises `DatasetError` where results of another configuration are there"
     index = data if isinstance(data, pd.DataFrame) else load_index(data, polygons)
     out = Path(out)
-    settings = ladder_settings(index, loaders, split, splits, measure)
+    if not (scenes is None or isinstance(scenes, pd.DataFrame)): scenes = load_scenes(scenes)
+    settings = ladder_settings(index, loaders, split, splits, measure, scenes, scene_measure)
     teacher = plain_values(TEACHER | (teacher or {}))
     plans = plan_methods(methods, teacher, STUDENT | (student or {}))
     if odd := [o for o in seeds if not isinstance(o, Integral)]:
         raise OptionError(f'seeds {first_few(odd)}: whole numbers were expected.')
     torch.set_flush_denormal(True)
-    runs = [LadderSeed(index, k, out/f'seed_{k}', settings, teacher, cache=cache, workers=workers) for k in seeds]
+    reading = dict(scenes=scenes, cache=cache, workers=workers)
+    runs = [LadderSeed(index, k, out/f'seed_{k}', settings, teacher, **reading) for k in seeds]
     todo = [(run, run.missing(plans)) for run in runs]
     for run,lost in todo: _say_done(run, [o for o in plans if o not in lost])
     todo = [(run, lost) for run,lost in todo if lost]
