@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARTS', 'SCORES', 'SCENE_SCORES', 'to_records', 'from_records', 'read_result', 'write_result', 'read_ladder',
            'seed_scores', 'scene_scores', 'ladder_differences', 'ladder_table', 'ladder_text', 'markdown',
-           'ladder_figure']
+           'ladder_figure', 'validation_curves']
 
 # %% ../../nbs/14b_results.ipynb #5087fc3e
 import json
@@ -254,4 +254,34 @@ def ladder_figure(
     left.set_xlabel(metric, fontsize=8)
     right.set_xlabel(f'{metric} minus that of {reference}', fontsize=8)
     for ax in (left, right): ax.tick_params(axis='x', labelsize=7)
+    return fig
+
+# %% ../../nbs/14b_results.ipynb #4a42fefe
+def _curves(path): # Row -> (epochs, seeds) validation mIoU
+    found = {}
+    for o in map(read_result, sorted(Path(path).glob('seed_*/[!.]*.json'))):
+        if o.get('curve'): found.setdefault(o['name'], []).append(o['curve'])
+    return {k: np.array(v).T for k,v in found.items()}
+
+def validation_curves(
+    folders:dict,   # Title -> folder of results
+    rows:list,      # Rows to draw
+): # matplotlib Figure; raises `DatasetError` where no such row has a curve
+    "Validation mIoU by epoch: every seed thin, their mean thick"
+    import matplotlib.pyplot as plt
+    fig,axs = plt.subplots(1, len(folders), figsize=(3.6*len(folders), 2.6), squeeze=False, layout='constrained')
+    for ax,(title,path) in zip(axs[0], folders.items()):
+        found = _curves(path)
+        known = [o for o in rows if o in found]
+        if not known: raise DatasetError(f'{path} has no validation curve of {first_few(rows)}; run the ladder first.')
+        for k,name in enumerate(known):
+            curve = found[name]                   # (epochs,seeds)
+            epochs = np.arange(1, len(curve)+1)
+            ax.plot(epochs, curve, color=f'C{k}', lw=.6, alpha=.4)
+            ax.plot(epochs, curve.mean(1), color=f'C{k}', lw=1.8, label=name)
+        ax.set_title(title, fontsize=9)
+        ax.set_xlabel('epoch', fontsize=8)
+        ax.tick_params(labelsize=7)
+    axs[0,0].set_ylabel('mIoU, validation sites', fontsize=8)
+    axs[0,-1].legend(fontsize=7)
     return fig
