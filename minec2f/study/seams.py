@@ -126,7 +126,7 @@ def translation_consistency(
     size:int=None,      # Pixels of a window; the bundle's where None
     device=None,        # Where to compute
     **reading,          # Of `check_scene`: band_names, scale, offset
-)->dict: # difference (mean, of probabilities, 0-1), agreement (share of pixels of the same class); raises `DatasetError`
+)->dict: # difference (mean, of probabilities, 0-1), agreement (share of pixels of one class); raises `DatasetError`
     "How much a map depends on where its windows happen to lie"
     bundle = plain_bundle(bundle)
     cut = check_tiling(bundle, overlap, size, device=device)
