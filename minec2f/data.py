@@ -359,15 +359,15 @@ class WindowCrop(ItemTransform):
 
 # %% ../nbs/05_data.ipynb #c5h1f7a2
 class CyclicShift(ItemTransform):
-    "Joins opposite edges and begins anywhere, the same for image and label; in training only"
+    "Joins opposite edges where there is too little to choose windows from, and begins anywhere; in training only"
     order = -1
     split_idx = 0
     def __init__(self,
-        size:int, # Side of the windows, px: what is smaller is padded first
+        size:int, # Side of the windows, px; sides of one and a half of it, and longer ones, are left alone
     ): self.size = size
     def encodes(self, xy):
         xy = _padded(xy, self.size)
-        by = [int(torch.randint(n, ())) for n in xy[0].shape[-2:]] # down and right, px
+        by = [int(torch.randint(n, ())) if n<1.5*self.size else 0 for n in xy[0].shape[-2:]] # down and right, px
         return tuple(torch.roll(o, by, (-2,-1)) for o in xy)
 
 # %% ../nbs/05_data.ipynb #a2f1d067
@@ -544,7 +544,7 @@ def mine_dls(
     cache:bool=False,     # Keep decoded chips and labels in memory? (for workers=0)
     device=None,          # Where batches go; fastai's default where None
     buffer_km:float=None, # Distance that the split must keep; None: the one it was made with, else 10
-    shift:bool=True,      # Let training windows begin anywhere, going on at the opposite edge? (with `augment`)
+    shift:bool=True,      # Let training windows of small chips begin anywhere, as `CyclicShift` does? (with `augment`)
 )->DataLoaders: # With `spec`; raises `BandError`, `SplitError`, `RasterError`, `LabelError`, `GridError`, `OptionError`
     "fastai loaders of the train and valid windows of one domain"
     _check_loading(domain, size, bs, workers, jitter)
