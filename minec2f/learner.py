@@ -121,7 +121,11 @@ class MineLearner(Learner):
         if not (IN_NOTEBOOK or sys.stdout.isatty()): self.remove_cb(progress.ProgressCallback)
 
     @delegates(Learner.fit)
-    def fit(self, *args, seed=None, **kwargs):
+    def fit(self,
+        *args,
+        seed:int=None, # Of `StepSeeds`; drawn where None
+        **kwargs
+    ):
         "fastai's, with `StepSeeds`; however it ends, nothing of it stays on the networks"
         self.started = time.time()
         try:
