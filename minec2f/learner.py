@@ -121,7 +121,11 @@ class MineLearner(Learner):
         if not (IN_NOTEBOOK or sys.stdout.isatty()): self.remove_cb(progress.ProgressCallback)
 
     @delegates(Learner.fit)
-    def fit(self, *args, seed=None, **kwargs):
+    def fit(self,
+        *args,
+        seed:int=None, # Of `StepSeeds`; drawn where None
+        **kwargs
+    ):
         "fastai's, with `StepSeeds`; however it ends, nothing of it stays on the networks"
         self.started = time.time()
         try:
@@ -362,8 +366,8 @@ def _encoder_rate(asked, method): # share of the learning rate
 def _may_choose(asked, method): # is the best epoch kept?
     if method.fine_labels: return asked is not False
     if asked:
-        raise OptionError(f"keep_best=True chooses an epoch by fine validation labels, which method {method.key!r} with "
-                          "these options must not see; leave keep_best away to end with the last epoch.")
+        raise OptionError(f"keep_best=True chooses an epoch by fine validation labels, which method {method.key!r} "
+                          "with these options must not see; leave keep_best away to end with the last epoch.")
     return False
 
 # %% ../nbs/12_learner.ipynb #fe93d882
@@ -379,7 +383,7 @@ def c2f_learner(
     wd:float=1e-2,           # Decoupled weight decay
     bn:str=None,             # Batch-norm statistics, one of `BN`; where None as `Method.configure` says
     student_init:str=None,   # 'teacher', 'scratch', 'random' or 'imagenet'; the method's own where None
-    keep_best:bool=None,     # End with the epoch of the best mIoU on fine validation sites? None: where labels may be seen
+    keep_best:bool=None,     # End with the epoch of the best mIoU on fine validation sites? None: if labels may be seen
     cbs=None,                # Further callbacks
     **kwargs,                # Of the method; for 'minec2f' those of `AttentiveDistillation`
 )->MineLearner: # Train it with `fit_poly`; raises `BandError`, `DatasetError`, `OptionError`

@@ -32,7 +32,7 @@ def world(tmp_path_factory):
     coarse = mine_dls(index, 'coarse', BANDS, size=64, bs=4, device='cpu')
     def loaders(size):
         shared = dict(spec=coarse.spec, size=size, device='cpu')
-        return dict(coarse=mine_dls(index, 'coarse', bs=2, **shared), fine=mine_dls(index, 'fine', bs=3, **shared))
+        return dict(coarse=mine_dls(index, 'coarse', bs=2, **shared), fine=mine_dls(index, 'fine', bs=2, **shared))
     set_seed(0)
     teacher = quiet(teacher_learner(coarse, lr=1e-3, **NET), 2).model
     small = SimpleNamespace(teacher=teacher, **loaders(32))

@@ -62,7 +62,7 @@ def label_reliability(
 # %% ../../nbs/11f_relatives.ipynb #af439d12
 @register('bakd')
 class BAKD(Method):
-    "BAKD: labels count by their distance from an edge and by what student and teacher think of them; plain distillation"
+    "BAKD: labels count by their distance from an edge and by what both networks think of them; plain distillation"
     source = 'BAKD, IEEE TGRS 2025 (reconstructed from its release)'
     def __init__(self,
         teacher,               # Trained network

@@ -63,6 +63,7 @@ def ladder_settings(
     measure:dict,       # Of `evaluate`
     scenes:pd.DataFrame=None, # From `load_scenes`, all with masks
     scene_measure:dict=None,  # Of `evaluate_scenes`
+    coarse_measure:dict=None, # Of `evaluate` on coarse sites; they are not measured where None
 )->dict: # Plain values; raises `OptionError`, `SplitError`, `DatasetError`
     "All that every row and seed share"
     look_up(splits, dict.fromkeys(('seed','fixed','index')), 'splits')
@@ -75,6 +76,7 @@ def ladder_settings(
                     measure=measure or {})
     if scenes is not None:
         settings['scenes'] = dict(data=data_fingerprint(check_scenes(scenes)), measure=scene_measure or {})
+    if coarse_measure is not None: settings['coarse'] = coarse_measure
     return plain_values(settings)
 
 # %% ../../nbs/14c_ladder.ipynb #57a990ff
@@ -131,7 +133,7 @@ class LadderSeed:
         index:pd.DataFrame, # From `load_index`
         seed:int,           # Of the split (unless fixed), the weights and the batches
         folder:Path,        # Where its files go
-        settings:dict,      # From `ladder_settings`: data, splits, split, loaders, measure, perhaps scenes
+        settings:dict,      # From `ladder_settings`: data, splits, split, loaders, measure, perhaps scenes and coarse
         teacher:dict,       # Recipe of most rows: its teacher is called 'teacher'
         scenes:pd.DataFrame=None, # From `load_scenes`; those near train or validation chips of this seed are left out
         **reading,          # cache and workers of `mine_dls`, which do not change results
@@ -143,7 +145,7 @@ class LadderSeed:
         buffer_km = settings['split'].get('buffer_km', 10.)
         assert_no_leak(self.index, buffer_km)
         self.scenes = None if scenes is None else scenes[~seen_in_training(scenes, self.index, buffer_km)]
-        self.measuring = {k: settings[k] for k in ('measure','scenes') if k in settings}
+        self.measuring = {k: settings[k] for k in ('measure','scenes','coarse') if k in settings}
         self.base = {k: v for k,v in settings.items() if k not in self.measuring}
         self.base |= dict(seed=self.seed, split_hash=split_fingerprint(self.index))
 
@@ -234,6 +236,10 @@ def learner(self:LadderSeed,
     return c2f_learner(self.fine_dls, teacher, plan['method'], coarse_dls=self.coarse_dls, **args)
 
 @patch
+def _reading(self:LadderSeed): # Of `evaluate`
+    return dict(band_names=self.settings['loaders'].get('band_names'), device=str(self.fine_dls.device))
+
+@patch
 def measure(self:LadderSeed,
     model,           # Network
     chips:int=None,  # Of each part, at most; all where None
@@ -241,13 +247,34 @@ def measure(self:LadderSeed,
     "Measure on the fine test sites, apart from them on the fine validation sites, and on whole scenes"
     bundle = Bundle(plain(model), self.coarse_dls.spec)
     fine = self.index[self.index['domain']=='fine']
-    reading = dict(band_names=self.settings['loaders'].get('band_names'), device=str(self.fine_dls.device))
+    reading = self._reading()
     tables = {part: evaluate(bundle, fine[fine['split']==part][:chips], **reading, **self.settings['measure'])
               for part in PARTS}
     if self.scenes is None: return tables
     options = reading | self.settings['scenes']['measure']
     unseen = self.scenes[:chips]
     return tables | dict(scenes=evaluate_scenes(bundle, unseen, **options) if len(unseen) else pd.DataFrame())
+
+# %% ../../nbs/14c_ladder.ipynb #ada1b284
+@patch
+def measure_coarse(self:LadderSeed,
+    net,             # Network for the coarse domain, such as `Method.old_branch` gives
+    chips:int=None,  # At most; all where None
+)->pd.DataFrame: # Table of `evaluate`
+    "Measure on the coarse validation sites, against the labels that are trained on"
+    sites = self.index[(self.index['domain']=='coarse') & (self.index['split']=='valid')]
+    options = self._reading() | self.settings['measure'] | dict(given=True) | self.settings['coarse']
+    return evaluate(Bundle(plain(net), self.coarse_dls.spec), sites[:chips], **options)
+
+@patch
+def measure_all(self:LadderSeed,
+    learn,           # Learner of a row
+    chips:int=None,  # Of each part, at most; all where None
+)->dict: # As from `measure`, and 'coarse' where that is wanted
+    "Measure a row"
+    tables = self.measure(learn.model, chips)
+    if 'coarse' not in self.settings: return tables
+    return tables | dict(coarse=self.measure_coarse(learn.method.old_branch(), chips))
 
 # %% ../../nbs/14c_ladder.ipynb #3cf49597
 @patch
@@ -260,9 +287,10 @@ def check(self:LadderSeed,
         key = fingerprint(plan['teacher'])
         try:
             if key not in nets: nets[key] = teacher_learner(self.coarse_dls, **_learner_args(plan['teacher'])).model
-            self.learner(plan, nets[key])
+            learn = self.learner(plan, nets[key])
         except MineC2FError as e: raise type(e)(f'row {name}: {e}') from e
-    for net in list(nets.values())[:1]: self.measure(net.to(self.fine_dls.device), 1)
+    learn.model.to(self.fine_dls.device)
+    self.measure_all(learn, 1)
 
 # %% ../../nbs/14c_ladder.ipynb #026a35b7
 def _versions(device): # Name -> text; 'cuda', say
@@ -284,7 +312,7 @@ def run(self:LadderSeed,
     learn = self.learner(plan, self.teacher(plan['teacher'], part))
     made = _fit(learn, plan['student']['epochs'], self.seed, f'seed {self.seed} {name}{part}', kept)
     start = time.time()
-    tables = self.measure(learn.model)
+    tables = self.measure_all(learn)
     took = time.time()-start
     if keep: save_bundle(self.folder/name, SimpleNamespace(model=plain(learn.model), dls=learn.dls), config=config)
     best = getattr(getattr(learn, 'keep_best', None), 'epoch_kept', None)
@@ -363,12 +391,13 @@ def run_ladder(
     keep:bool=False,   # Save every student as a bundle?
     scenes=None,       # Whole scenes to test on, or what `load_scenes` reads; each seed is scored on those it never saw
     scene_measure:dict=None, # Of `evaluate_scenes`: iou, min_area_ha, overlap, size, bs
+    coarse_measure:dict=None, # Of `evaluate`, {} or dict(ignore_px=3.) say: coarse validation sites are measured, too
 )->Path: # `out`, with seed_<k>/<row>.json and seed_<k>/teacher
     "Train and measure what is not done already; raises `DatasetError` where results of another configuration are there"
     index = data if isinstance(data, pd.DataFrame) else load_index(data, polygons)
     out = Path(out)
     if not (scenes is None or isinstance(scenes, pd.DataFrame)): scenes = load_scenes(scenes)
-    settings = ladder_settings(index, loaders, split, splits, measure, scenes, scene_measure)
+    settings = ladder_settings(index, loaders, split, splits, measure, scenes, scene_measure, coarse_measure)
     teacher = plain_values(TEACHER | (teacher or {}))
     plans = plan_methods(methods, teacher, STUDENT | (student or {}))
     if odd := [o for o in seeds if not isinstance(o, Integral)]:
