@@ -138,17 +138,21 @@ def rows(data):
     published = {o: o for o in AS_THEY_ARE} | dict(mdil=('mdil', dict(encoder_lr_mult=.01)))  # the release's ratio
     return main | leads | published | blind
 
+def recipe(data):
+    "What all rows share, as `run_ladder` takes it"
+    return dict(
+        teacher=dict(epochs=data.teacher_epochs, lr=1e-3, **NET),
+        student=dict(epochs=data.student_epochs, lr=1e-3, encoder_lr_mult=.3),
+        loaders=dict(bands=data.bands, size=128, bs=8), split=dict(valid=.2, test=.35),
+        measure=dict(tolerance_m=20.), scene_measure=dict(min_area_ha=.5), coarse_measure={}, seams=4)
+
 def run(name, seeds, wanted=()):
     "Train and measure what is missing, seed by seed"
     data = look_up(name, DATA, 'data set')
     every = rows(data)
     methods = {k: look_up(k, every, 'row') for k in wanted or every}
     index, scenes = data.make()
-    run_ladder(index, methods, seeds, REPO/'results'/name, scenes=scenes,
-               teacher=dict(epochs=data.teacher_epochs, lr=1e-3, **NET),
-               student=dict(epochs=data.student_epochs, lr=1e-3, encoder_lr_mult=.3),
-               loaders=dict(bands=data.bands, size=128, bs=8), split=dict(valid=.2, test=.35),
-               measure=dict(tolerance_m=20.), scene_measure=dict(min_area_ha=.5))
+    run_ladder(index, methods, seeds, REPO/'results'/name, scenes=scenes, **recipe(data))
 
 # --- tables
 
