@@ -134,7 +134,9 @@ def rows(data):
         'uniform_1': distilled(1., **uniform),
         'fade_1': distilled(1., kd_schedule='linear_decay'),
         'longer_teacher': with_teacher(('finetune', {}), epochs=2*data.teacher_epochs),
-        'finetune_nogate': with_teacher(('finetune', {}), gate='none')}
+        'finetune_nogate': with_teacher(('finetune', {}), gate='none'),
+        'finetune_batchnorm': with_teacher(('finetune', {}), norm='batch'),
+        'fine_only_batchnorm': with_teacher(('fine_only', from_scratch), norm='batch')}
     blind = {f'{o}_blind': (o, dict(target_labels='none')) for o in ADAPT} # to fine labels, also of validation sites
     published = {o: o for o in AS_THEY_ARE} | dict(mdil=('mdil', dict(encoder_lr_mult=.01)))  # the release's ratio
     return main | leads | published | blind
