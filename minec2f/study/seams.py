@@ -141,12 +141,13 @@ def seam_scores(
     index:pd.DataFrame,   # Scenes with masks, each of more than two windows a side
     sizes=(128,256,512),  # Of `window_sensitivity`
     overlap:float=.5,     # Of the windows
+    size:int=None,        # Pixels of a window of the other two, as in `check_tiling`
     device=None,          # Where to compute
     **reading,            # Of `check_scene`: band_names, scale, offset
 )->dict: # grid_index, window_range (largest difference of mIoU), moved_difference, moved_agreement
     "What a model's maps know of their windows"
     same = dict(overlap=overlap, device=device, **reading)
     table = window_sensitivity(bundle, index, sizes, **same)
-    moved = translation_consistency(bundle, index, **same)
-    return dict(grid_index=map_grid_index(bundle, index, **same), window_range=float(np.ptp(table['miou'])),
+    moved = translation_consistency(bundle, index, size=size, **same)
+    return dict(grid_index=map_grid_index(bundle, index, size=size, **same), window_range=float(np.ptp(table['miou'])),
                 **{f'moved_{k}': o for k,o in moved.items()})
