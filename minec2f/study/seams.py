@@ -78,7 +78,7 @@ def map_grid_index(
     bundle,             # A loaded bundle (or anything with its attributes)
     index:pd.DataFrame, # Scenes with masks, each of more than two windows a side
     overlap:float=.5,   # Of the windows
-    size:int=None,      # Pixels of a window; the bundle's where None
+    size:int=None,      # Pixels of a window, as in `check_tiling`
     device=None,        # Where to compute
     **reading,          # Of `check_scene`: band_names, scale, offset
 )->float: # As `grid_index`, of the background; raises `DatasetError`
@@ -112,7 +112,7 @@ def window_sensitivity(
 def _moved(bundle, x, cut, by, whole): # (mean |difference|, share of the same class) of one scene
     part = predict_pixels(bundle, np.ascontiguousarray(x[:, by:, by:]), cut)[0]  # (K,H-by,W-by)
     whole = whole[:, by:, by:]
-    both = _inside(part.shape[1:], 2*cut.size) & ~np.isnan(x[:, by:, by:]).any(0)
+    both = _inside(part.shape[1:], cut.size) & ~np.isnan(x[:, by:, by:]).any(0)
     if not both.any(): return np.nan, np.nan
     differ = np.abs(_mine(part)-_mine(whole))[both].mean()
     same = (part.argmax(0)==whole.argmax(0))[both].mean()
@@ -123,7 +123,7 @@ def translation_consistency(
     index:pd.DataFrame, # Scenes with masks, each of more than two windows a side
     by:int=None,        # Pixels down and right; a quarter of a window where None
     overlap:float=.5,   # Of the windows
-    size:int=None,      # Pixels of a window; the bundle's where None
+    size:int=None,      # Pixels of a window, as in `check_tiling`
     device=None,        # Where to compute
     **reading,          # Of `check_scene`: band_names, scale, offset
 )->dict: # difference (mean, of probabilities, 0-1), agreement (share of pixels of one class); raises `DatasetError`
@@ -141,12 +141,13 @@ def seam_scores(
     index:pd.DataFrame,   # Scenes with masks, each of more than two windows a side
     sizes=(128,256,512),  # Of `window_sensitivity`
     overlap:float=.5,     # Of the windows
+    size:int=None,        # Pixels of a window of the other two, as in `check_tiling`
     device=None,          # Where to compute
     **reading,            # Of `check_scene`: band_names, scale, offset
 )->dict: # grid_index, window_range (largest difference of mIoU), moved_difference, moved_agreement
     "What a model's maps know of their windows"
     same = dict(overlap=overlap, device=device, **reading)
     table = window_sensitivity(bundle, index, sizes, **same)
-    moved = translation_consistency(bundle, index, **same)
-    return dict(grid_index=map_grid_index(bundle, index, **same), window_range=float(np.ptp(table['miou'])),
+    moved = translation_consistency(bundle, index, size=size, **same)
+    return dict(grid_index=map_grid_index(bundle, index, size=size, **same), window_range=float(np.ptp(table['miou'])),
                 **{f'moved_{k}': o for k,o in moved.items()})
