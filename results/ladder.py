@@ -92,7 +92,8 @@ AS_THEY_ARE = [ # methods without options
 ADAPT = 'adaptsegnet', 'fda', 'dacs'
 CLAIMS = [ # rows that claims rest on: five seeds; the rest has three
     'coarse_only', 'fine_only', 'fine_only_long', 'finetune', 'minec2f', 'uniform', 'shuffled', 'minec2f_fade',
-    'evidence', 'minec2f+', 'noise_aware', 'noise_aware_minec2f', 'noise_aware_evidence']
+    'evidence', 'minec2f+', 'noise_aware', 'noise_aware_minec2f', 'noise_aware_evidence', 'finetune_batchnorm',
+    'fine_only_batchnorm', 'minec2f_batchnorm', 'evidence_batchnorm']
 
 def rows(data):
     "Every row: its name, and a method or (method, options)"
@@ -136,7 +137,9 @@ def rows(data):
         'longer_teacher': with_teacher(('finetune', {}), epochs=2*data.teacher_epochs),
         'finetune_nogate': with_teacher(('finetune', {}), gate='none'),
         'finetune_batchnorm': with_teacher(('finetune', {}), norm='batch'),
-        'fine_only_batchnorm': with_teacher(('fine_only', from_scratch), norm='batch')}
+        'fine_only_batchnorm': with_teacher(('fine_only', from_scratch), norm='batch'),
+        'minec2f_batchnorm': with_teacher(distilled(), norm='batch'),
+        'evidence_batchnorm': with_teacher(beyond(lambda_c=.3), norm='batch')}
     blind = {f'{o}_blind': (o, dict(target_labels='none')) for o in ADAPT} # to fine labels, also of validation sites
     published = {o: o for o in AS_THEY_ARE} | dict(mdil=('mdil', dict(encoder_lr_mult=.01)))  # the release's ratio
     return main | leads | published | blind

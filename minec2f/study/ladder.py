@@ -275,7 +275,9 @@ def seams(self:LadderSeed,
     "What the maps of the first scenes know of their windows"
     n = self.settings.get('scenes', {}).get('seams', 0)
     if not n or not len(self.scenes): return {}
-    scores = seam_scores(Bundle(plain(model), self.coarse_dls.spec), self.scenes[:n], **self._reading())
+    bundle = Bundle(plain(model), self.coarse_dls.spec)
+    # windows as in training: with larger ones there are too few in a scene to tell their places apart
+    scores = seam_scores(bundle, self.scenes[:n], size=bundle.size, **self._reading())
     return {k: v for k,v in scores.items() if v==v}  # JSON has no NaN
 
 @patch
