@@ -28,7 +28,7 @@ from ..splits import assert_no_leak, site_split
 from ..data import mine_dls
 from ..losses import SegLoss
 from ..noisy import CoarseLoss
-from ..models import plain
+from ..models import bypass_gates, plain
 from ..methods.baselines import CoarseOnly
 from ..learner import c2f_learner, reseed, teacher_learner
 from ..bundle import Bundle, load_bundle, read_card, save_bundle
@@ -123,7 +123,7 @@ def _learner_args(recipe): # What a recipe gives to `teacher_learner` and `c2f_l
     epochs = recipe['epochs']
     if not isinstance(epochs, int) or epochs<0:
         raise OptionError(f'epochs={epochs!r}: a whole number was expected, 0 or more.')
-    args = {k: v for k,v in recipe.items() if k not in ('epochs','unlabelled')}
+    args = {k: v for k,v in recipe.items() if k not in ('epochs','unlabelled','bypass')}
     return args | dict(loss=_loss(recipe.get('loss', {})))
 
 # %% ../../nbs/14c_ladder.ipynb #b5c6eda8
@@ -270,9 +270,10 @@ def measure_coarse(self:LadderSeed,
 def measure_all(self:LadderSeed,
     learn,           # Learner of a row
     chips:int=None,  # Of each part, at most; all where None
+    bypass:bool=False, # Without the gates in the network? (`bypass_gates`)
 )->dict: # As from `measure`, and 'coarse' where that is wanted
     "Measure a row"
-    tables = self.measure(learn.model, chips)
+    tables = self.measure(bypass_gates(learn.model) if bypass else learn.model, chips)
     if 'coarse' not in self.settings: return tables
     return tables | dict(coarse=self.measure_coarse(learn.method.old_branch(), chips))
 
@@ -312,7 +313,7 @@ def run(self:LadderSeed,
     learn = self.learner(plan, self.teacher(plan['teacher'], part))
     made = _fit(learn, plan['student']['epochs'], self.seed, f'seed {self.seed} {name}{part}', kept)
     start = time.time()
-    tables = self.measure_all(learn)
+    tables = self.measure_all(learn, bypass=plan['student'].get('bypass', False))
     took = time.time()-start
     if keep: save_bundle(self.folder/name, SimpleNamespace(model=plain(learn.model), dls=learn.dls), config=config)
     best = getattr(getattr(learn, 'keep_best', None), 'epoch_kept', None)
