@@ -6,7 +6,7 @@
 __all__ = ['OBJECT_COUNTS', 'number_objects', 'match_objects', 'score_map', 'check_scenes', 'evaluate_scenes', 'summarize_scenes',
            'seen_in_training']
 
-# %% ../nbs/14h_scenes.ipynb #23e99b42
+# %% ../nbs/14h_scenes.ipynb #7b5248c6
 from math import ceil
 
 import numpy as np, pandas as pd
@@ -22,7 +22,7 @@ from .evaluate import check_index, check_scores, pooled, predict_classes
 from .metrics import Confusion, known_labels
 from .splits import is_near
 
-# %% ../nbs/14h_scenes.ipynb #67973f01
+# %% ../nbs/14h_scenes.ipynb #a75bc123
 def number_objects(
     mask:np.ndarray,       # (H,W) bool
     known:np.ndarray=None, # (H,W) bool, False where nobody knows; all where None
@@ -37,7 +37,7 @@ def number_objects(
     kept[0] = False
     return np.where(known, np.where(kept, kept.cumsum(), 0)[patches], 0)
 
-# %% ../nbs/14h_scenes.ipynb #cbf40c20
+# %% ../nbs/14h_scenes.ipynb #4e7d9b1d
 OBJECT_COUNTS = ['objects_true','objects_mapped','objects_matched','objects_detected','false_alarms']
 
 def _overlaps(true, mapped): # (T,M) sparse: pixels that objects share; (T,), (M,): pixels of each
@@ -73,7 +73,7 @@ def match_objects(
                 objects_matched=_pairs(shared, of_true, of_mapped, iou),
                 objects_detected=len(np.unique(shared.row)), false_alarms=len(of_mapped)-len(right_places))
 
-# %% ../nbs/14h_scenes.ipynb #83fb37fc
+# %% ../nbs/14h_scenes.ipynb #8e164527
 def score_map(
     pred:np.ndarray,   # (H,W) class indices
     truth:np.ndarray,  # (H,W) likewise, 255 where unknown
@@ -91,7 +91,7 @@ def score_map(
     return dict(confusion=confusion, **match_objects(pred, truth, iou, least),
                 area_km2=int(confusion.n.sum())*pixel_ha/100, true_ha=true*pixel_ha, mapped_ha=mapped*pixel_ha)
 
-# %% ../nbs/14h_scenes.ipynb #d4607dcd
+# %% ../nbs/14h_scenes.ipynb #250ba7b2
 def check_scenes(
     scenes:pd.DataFrame, # From `load_scenes`
 )->pd.DataFrame: # The same; raises `DatasetError`
@@ -123,7 +123,7 @@ def evaluate_scenes(
     rows = scenes.to_dict('records')
     return pd.DataFrame([_evaluate_scene(bundle, o, iou, min_area_ha, band_names=band_names, **options) for o in rows])
 
-# %% ../nbs/14h_scenes.ipynb #b5e23fdf
+# %% ../nbs/14h_scenes.ipynb #db2bd84a
 def _share(part, whole): return float(part/whole) if whole else np.nan
 
 def summarize_scenes(
@@ -140,7 +140,7 @@ def summarize_scenes(
         false_alarms_1000km2=_share(1000*n['false_alarms'], n['area_km2']),
         mapped_ha=float(n['mapped_ha']), true_ha=float(n['true_ha']), area_km2=float(n['area_km2']), scenes=len(table))
 
-# %% ../nbs/14h_scenes.ipynb #243b5b58
+# %% ../nbs/14h_scenes.ipynb #3b9ac49a
 def seen_in_training(
     scenes:pd.DataFrame,  # From `load_scenes`
     index:pd.DataFrame,   # With a column `split`

@@ -34,6 +34,7 @@ from ..learner import c2f_learner, reseed, teacher_learner
 from ..bundle import Bundle, load_bundle, read_card, save_bundle
 from ..evaluate import evaluate, summarize
 from ..scenescores import check_scenes, evaluate_scenes, seen_in_training, summarize_scenes
+from .seams import seam_scores
 from .results import PARTS, from_records, read_result, write_result
 
 # %% ../../nbs/14c_ladder.ipynb #01e99030
@@ -64,6 +65,7 @@ def ladder_settings(
     scenes:pd.DataFrame=None, # From `load_scenes`, all with masks
     scene_measure:dict=None,  # Of `evaluate_scenes`
     coarse_measure:dict=None, # Of `evaluate` on coarse sites; they are not measured where None
+    seams:int=0,              # How many of the scenes `seam_scores` looks at
 )->dict: # Plain values; raises `OptionError`, `SplitError`, `DatasetError`
     "All that every row and seed share"
     look_up(splits, dict.fromkeys(('seed','fixed','index')), 'splits')
@@ -75,7 +77,7 @@ def ladder_settings(
     settings = dict(data=data_fingerprint(index), splits=splits, split=split or {}, loaders=loaders,
                     measure=measure or {})
     if scenes is not None:
-        settings['scenes'] = dict(data=data_fingerprint(check_scenes(scenes)), measure=scene_measure or {})
+        settings['scenes'] = dict(data=data_fingerprint(check_scenes(scenes)), measure=scene_measure or {}, seams=seams)
     if coarse_measure is not None: settings['coarse'] = coarse_measure
     return plain_values(settings)
 
@@ -267,6 +269,18 @@ def measure_coarse(self:LadderSeed,
     return evaluate(Bundle(plain(net), self.coarse_dls.spec), sites[:chips], **options)
 
 @patch
+def seams(self:LadderSeed,
+    model, # Network
+)->dict: # Of `seam_scores`; empty where they are not wanted, or all scenes were seen in training
+    "What the maps of the first scenes know of their windows"
+    n = self.settings.get('scenes', {}).get('seams', 0)
+    if not n or not len(self.scenes): return {}
+    bundle = Bundle(plain(model), self.coarse_dls.spec)
+    # windows as in training: with larger ones there are too few in a scene to tell their places apart
+    scores = seam_scores(bundle, self.scenes[:n], size=bundle.size, **self._reading())
+    return {k: v for k,v in scores.items() if v==v}  # JSON has no NaN
+
+@patch
 def measure_all(self:LadderSeed,
     learn,           # Learner of a row
     chips:int=None,  # Of each part, at most; all where None
@@ -314,12 +328,14 @@ def run(self:LadderSeed,
     made = _fit(learn, plan['student']['epochs'], self.seed, f'seed {self.seed} {name}{part}', kept)
     start = time.time()
     tables = self.measure_all(learn, bypass=plan['student'].get('bypass', False))
+    seams = self.seams(learn.model)
     took = time.time()-start
     if keep: save_bundle(self.folder/name, SimpleNamespace(model=plain(learn.model), dls=learn.dls), config=config)
     best = getattr(getattr(learn, 'keep_best', None), 'epoch_kept', None)
     taught = read_card(self._teacher_place(plan['teacher']))['weights_sha256']
+    made |= dict(evaluate_seconds=took, versions=_versions(self.fine_dls.device))
     res = write_result(self.file(name), name, self.seed, config, tables, hash=fingerprint(config), epoch_kept=best,
-                       teacher=taught[:16], evaluate_seconds=took, versions=_versions(self.fine_dls.device), **made)
+                       teacher=taught[:16], seams=seams, **made)
     shutil.rmtree(kept, ignore_errors=True)
     return res
 
@@ -393,12 +409,13 @@ def run_ladder(
     scenes=None,       # Whole scenes to test on, or what `load_scenes` reads; each seed is scored on those it never saw
     scene_measure:dict=None, # Of `evaluate_scenes`: iou, min_area_ha, overlap, size, bs
     coarse_measure:dict=None, # Of `evaluate`, {} or dict(ignore_px=3.) say: coarse validation sites are measured, too
+    seams:int=0,       # How many of the scenes show what a map knows of its windows (`seam_scores`)
 )->Path: # `out`, with seed_<k>/<row>.json and seed_<k>/teacher
     "Train and measure what is not done already; raises `DatasetError` where results of another configuration are there"
     index = data if isinstance(data, pd.DataFrame) else load_index(data, polygons)
     out = Path(out)
     if not (scenes is None or isinstance(scenes, pd.DataFrame)): scenes = load_scenes(scenes)
-    settings = ladder_settings(index, loaders, split, splits, measure, scenes, scene_measure, coarse_measure)
+    settings = ladder_settings(index, loaders, split, splits, measure, scenes, scene_measure, coarse_measure, seams)
     teacher = plain_values(TEACHER | (teacher or {}))
     plans = plan_methods(methods, teacher, STUDENT | (student or {}))
     if odd := [o for o in seeds if not isinstance(o, Integral)]:

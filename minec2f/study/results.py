@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'SCORES', 'SCENE_SCORES', 'CONTINUAL', 'to_records', 'from_records', 'read_result', 'write_result',
-           'read_ladder', 'seed_scores', 'scene_scores', 'continual_scores', 'ladder_differences', 'ladder_table',
-           'ladder_text', 'markdown', 'ladder_figure']
+           'read_ladder', 'seed_scores', 'scene_scores', 'continual_scores', 'ladder_differences', 'seam_lines',
+           'ladder_table', 'ladder_text', 'markdown', 'ladder_figure', 'validation_curves']
 
 # %% ../../nbs/14b_results.ipynb #5087fc3e
 import json
@@ -186,6 +186,16 @@ def ladder_differences(
     if not parts: return pd.DataFrame(columns=['name','reference','metric'])
     return pd.concat(parts, ignore_index=True)
 
+# %% ../../nbs/14b_results.ipynb #f15023e8
+def seam_lines(
+    out:str|Path,   # Folder of results
+    rows:list=None, # Which rows; all where None
+)->pd.DataFrame: # One line a row and seed: name, seed and those of `seam_scores`; no line where nothing was measured
+    "What the maps of every row with every seed know of their windows"
+    results = map(read_result, sorted(Path(out).glob('seed_*/[!.]*.json')))
+    lines = [dict(name=o['name'], seed=o['seed']) | o['seams'] for o in results if o.get('seams')]
+    return pd.DataFrame([o for o in lines if not rows or o['name'] in rows], columns=lines and [*lines[0]])
+
 # %% ../../nbs/14b_results.ipynb #1f9403a0
 def _say_odd(scores): # What is missing, and what was not trained as long as the rest
     for name,seeds in scores.groupby('name', sort=False)['seed']:
@@ -217,6 +227,7 @@ def ladder_table(
     res = res.join(_over_seeds(scores, SCORES))
     if part=='test' and len(on_scenes := scene_scores(read_ladder(out, 'scenes', rows))):
         res = res.join(_over_seeds(on_scenes, on_scenes.columns[2:]))
+    if part=='test' and len(seams := seam_lines(out, rows)): res = res.join(_over_seeds(seams, seams.columns[2:]))
     if part=='test' and len(kept := continual_scores(out, rows)): res = res.join(_over_seeds(kept, CONTINUAL))
     lines = ladder_differences(table, references, **kwargs)
     if len(lines): look_up(metric, dict.fromkeys(lines['metric']), 'metric')
@@ -284,4 +295,34 @@ def ladder_figure(
     left.set_xlabel(metric, fontsize=8)
     right.set_xlabel(f'{metric} minus that of {reference}', fontsize=8)
     for ax in (left, right): ax.tick_params(axis='x', labelsize=7)
+    return fig
+
+# %% ../../nbs/14b_results.ipynb #4a42fefe
+def _curves(path): # Row -> (epochs, seeds) validation mIoU
+    found = {}
+    for o in map(read_result, sorted(Path(path).glob('seed_*/[!.]*.json'))):
+        if o.get('curve'): found.setdefault(o['name'], []).append(o['curve'])
+    return {k: np.array(v).T for k,v in found.items()}
+
+def validation_curves(
+    folders:dict,   # Title -> folder of results
+    rows:list,      # Rows to draw
+): # matplotlib Figure; raises `DatasetError` where no such row has a curve
+    "Validation mIoU by epoch: every seed thin, their mean thick"
+    import matplotlib.pyplot as plt
+    fig,axs = plt.subplots(1, len(folders), figsize=(3.6*len(folders), 2.6), squeeze=False, layout='constrained')
+    for ax,(title,path) in zip(axs[0], folders.items()):
+        found = _curves(path)
+        known = [o for o in rows if o in found]
+        if not known: raise DatasetError(f'{path} has no validation curve of {first_few(rows)}; run the ladder first.')
+        for k,name in enumerate(known):
+            curve = found[name]                   # (epochs,seeds)
+            epochs = np.arange(1, len(curve)+1)
+            ax.plot(epochs, curve, color=f'C{k}', lw=.6, alpha=.4)
+            ax.plot(epochs, curve.mean(1), color=f'C{k}', lw=1.8, label=name)
+        ax.set_title(title, fontsize=9)
+        ax.set_xlabel('epoch', fontsize=8)
+        ax.tick_params(labelsize=7)
+    axs[0,0].set_ylabel('mIoU, validation sites', fontsize=8)
+    axs[0,-1].legend(fontsize=7)
     return fig
