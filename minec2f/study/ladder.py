@@ -180,7 +180,7 @@ def _fit(learn, epochs, seed, title, checkpoint): # What it took
     if epochs:
         kept = checkpoint if epochs>1 else None  # a single epoch is taken up nowhere
         with learn.no_bar(): learn.fit_poly(epochs, seed=seed, checkpoint=kept)
-    return dict(steps=epochs*len(learn.dls.train), seconds=time.time()-start, curve=_curve(learn))
+    return dict(steps=epochs*len(learn.dls.train), seconds=time.time()-start, curve=_curve(learn) if epochs else [])
 
 @patch
 def _checkpoint(self:LadderSeed, name, config): return self.folder/'checkpoints'/f'{name}-{fingerprint(config)[:8]}'
