@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VERDICTS', 'SEEDS', 'ATTENTION', 'verdict', 'Finding', 'contrast', 'row_config', 'confounders', 'negative_transfer',
-           'selection', 'architecture', 'overall', 'meaning', 'falsification_report']
+           'selection', 'architecture', 'outline', 'gates_in_use', 'overall', 'meaning', 'falsification_report']
 
 # %% ../../nbs/14d_falsify.ipynb #8727b806
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 
 from ..core import *
-from .compare import compare
+from .compare import FEWEST, compare
 from .results import markdown, read_ladder, read_result
 
 # %% ../../nbs/14d_falsify.ipynb #a6b3974f
@@ -54,6 +54,7 @@ _SIGNS = dict(refuted='is worse than', unsupported='cannot be told from', suppor
 def _caveats(a, b, seeds): # What to know before one believes the interval
     said = []
     if seeds<SEEDS: said.append(f'only {seeds} seed(s), {SEEDS} were asked for')
+    if seeds<FEWEST: said.append('the interval is about sites and chips, and holds for these trainings only')
     if 'steps' in a and set(a['steps'])!=set(b['steps']):
         x, y = (first_few(sorted(set(o['steps']))) for o in (a, b))
         said.append(f'the rows differ in steps: {x} and {y}')
@@ -159,6 +160,26 @@ def architecture(
     return [contrast(table, 'architecture', ours, control, **kwargs),
             contrast(table, 'gates alone', control, bare, **kwargs)]
 
+# %% ../../nbs/14d_falsify.ipynb #900c6138
+def outline(
+    table:pd.DataFrame,     # From `read_ladder`
+    ours:str='minec2f',     # Row of the method
+    control:str='finetune', # Row of plain fine-tuning
+    **kwargs,               # Of `contrast`, but metric
+)->list: # One `Finding`, in boundary IoU
+    "Are outlines better?"
+    return [contrast(table, 'outline', ours, control, **kwargs | dict(metric='boundary_iou'))]
+
+def gates_in_use(
+    table:pd.DataFrame, # From `read_ladder`
+    ours:str='minec2f', # Row of the method
+    bypassed:str=None,  # Row of the same student without its gates; that of the method with _bypassed where None
+    **kwargs,           # Of `contrast`
+)->list: # One `Finding`; none where there is no such row
+    "Would the gates be missed?"
+    row = bypassed or f'{ours}_bypassed'
+    return [contrast(table, 'gates in use', ours, row, **kwargs)] if (table['name']==row).any() else []
+
 # %% ../../nbs/14d_falsify.ipynb #3c768fcd
 def overall(
     findings:list, # `Finding`s
@@ -195,7 +216,9 @@ def falsification_report(
     table = read_ladder(out, part)
     findings = [*negative_transfer(table, ours, fine_only, **kwargs),
                 *selection(table, ours, controls, out, **kwargs),
-                *architecture(table, ours, gated, bare, **kwargs)]
+                *architecture(table, ours, gated, bare, **kwargs),
+                *outline(table, ours, gated, **kwargs),
+                *gates_in_use(table, ours, **kwargs)]
     lines = pd.DataFrame([asdict(o) for o in findings])
     worst = overall(findings)
     shown = lines.set_index('claim')[['control','verdict','sentence']].rename(columns=dict(sentence='finding'))

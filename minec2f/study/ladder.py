@@ -28,7 +28,7 @@ from ..splits import assert_no_leak, site_split
 from ..data import mine_dls
 from ..losses import SegLoss
 from ..noisy import CoarseLoss
-from ..models import plain
+from ..models import bypass_gates, plain
 from ..methods.baselines import CoarseOnly
 from ..learner import c2f_learner, reseed, teacher_learner
 from ..bundle import Bundle, load_bundle, read_card, save_bundle
@@ -125,7 +125,7 @@ def _learner_args(recipe): # What a recipe gives to `teacher_learner` and `c2f_l
     epochs = recipe['epochs']
     if not isinstance(epochs, int) or epochs<0:
         raise OptionError(f'epochs={epochs!r}: a whole number was expected, 0 or more.')
-    args = {k: v for k,v in recipe.items() if k not in ('epochs','unlabelled')}
+    args = {k: v for k,v in recipe.items() if k not in ('epochs','unlabelled','bypass')}
     return args | dict(loss=_loss(recipe.get('loss', {})))
 
 # %% ../../nbs/14c_ladder.ipynb #b5c6eda8
@@ -180,7 +180,7 @@ def _fit(learn, epochs, seed, title, checkpoint): # What it took
     if epochs:
         kept = checkpoint if epochs>1 else None  # a single epoch is taken up nowhere
         with learn.no_bar(): learn.fit_poly(epochs, seed=seed, checkpoint=kept)
-    return dict(steps=epochs*len(learn.dls.train), seconds=time.time()-start, curve=_curve(learn))
+    return dict(steps=epochs*len(learn.dls.train), seconds=time.time()-start, curve=_curve(learn) if epochs else [])
 
 @patch
 def _checkpoint(self:LadderSeed, name, config): return self.folder/'checkpoints'/f'{name}-{fingerprint(config)[:8]}'
@@ -284,9 +284,10 @@ def seams(self:LadderSeed,
 def measure_all(self:LadderSeed,
     learn,           # Learner of a row
     chips:int=None,  # Of each part, at most; all where None
+    bypass:bool=False, # Without the gates in the network? (`bypass_gates`)
 )->dict: # As from `measure`, and 'coarse' where that is wanted
     "Measure a row"
-    tables = self.measure(learn.model, chips)
+    tables = self.measure(bypass_gates(learn.model) if bypass else learn.model, chips)
     if 'coarse' not in self.settings: return tables
     return tables | dict(coarse=self.measure_coarse(learn.method.old_branch(), chips))
 
@@ -326,7 +327,7 @@ def run(self:LadderSeed,
     learn = self.learner(plan, self.teacher(plan['teacher'], part))
     made = _fit(learn, plan['student']['epochs'], self.seed, f'seed {self.seed} {name}{part}', kept)
     start = time.time()
-    tables = self.measure_all(learn)
+    tables = self.measure_all(learn, bypass=plan['student'].get('bypass', False))
     seams = self.seams(learn.model)
     took = time.time()-start
     if keep: save_bundle(self.folder/name, SimpleNamespace(model=plain(learn.model), dls=learn.dls), config=config)
