@@ -81,7 +81,7 @@ class Data:
     flip:list           # P(coarse label | background, mine)
 
 DATA = dict( # about 300 steps of the teacher and 270 of a student, whose validation scores have levelled off then
-    synthetic=Data(synthetic, ['B04','B03','B02','B08'], 5, 25, [[.87,.13],[.01,.99]]),
+    synthetic=Data(synthetic, ['B04','B03','B02','B08'], 5, 25, [[.97,.03],[.01,.99]]),
     tailings=Data(tailings, ['B04','B03','B02'], 12, 44, [[.8,.2],[.01,.99]]))
 
 # --- rows
