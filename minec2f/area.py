@@ -136,7 +136,7 @@ def _answers(points, classes, mapped, there, confidence, limits):
         rows.append((measure, k, *(unit*o for o in (ratio, se, low, high))))
     return pd.DataFrame(rows, columns=['measure','class','estimate','se','low','high']).set_index(['measure','class'])
 
-# %% ../nbs/13b_area.ipynb #7393433d
+# %% ../nbs/13b_area.ipynb #0f0338e4
 def _as_text(o): # 1.0 -> '1', as spreadsheets and GIS programs have numbers; None and NaN -> ''
     if o is None or o!=o or o is pd.NA: return ''
     return str(int(o)) if isinstance(o, (float, np.floating)) and o==int(o) else str(o).strip()
@@ -144,10 +144,10 @@ def _as_text(o): # 1.0 -> '1', as spreadsheets and GIS programs have numbers; No
 def _table(df, needed, what):
     "A table with lower-case names and the columns that are needed"
     df = df.rename(columns=lambda o: str(o).strip().lower())
-    missing = [o for o in needed if o not in df.columns]
-    if not missing: return df
-    raise SampleError(f'{what} has the columns {first_few(df.columns, 12)}; {", ".join(missing)} is missing. Name the '
-                      'columns as sample_design does.')
+    odd = [f'{o} is {"there twice" if o in df else "missing"}' for o in needed if list(df.columns).count(o)!=1]
+    if not odd: return df
+    raise SampleError(f'{what} has the columns {first_few(df.columns, 12)}; {", ".join(odd)}. Name the columns as '
+                      'sample_design does.')
 
 def _labels(values, classes):
     "What was seen at each point, as names of `classes`; numbers count from 0"
@@ -245,7 +245,7 @@ def sample_size(
     n = (spread/share).sum()/(wanted + (spread/pixels).sum())
     return int(np.ceil(n - 1e-9))
 
-# %% ../nbs/13b_area.ipynb #37c6fab5
+# %% ../nbs/13b_area.ipynb #0fa5ef9e
 def _rounded(x):
     "(H,) numbers as whole numbers with the same sum, which is whole"
     whole = np.floor(x+1e-9).astype(int)
@@ -253,12 +253,12 @@ def _rounded(x):
     whole[largest[:round(x.sum())-whole.sum()]] += 1
     return whole
 
-def _allocate(n, weights, pixels, least):
-    "(H,) points of each stratum, `n` together"
-    if not len(pixels)<=n<=pixels.sum():
-        raise OptionError(f'n={n} was given; at least one point for each of {len(pixels)} strata and at most '
-                          f'{pixels.sum():.0f}, one for each pixel, were expected.')
-    low = np.minimum(min(least, n//len(pixels)), pixels)
+def _allocate(n, weights, pixels, least, held=0):
+    "(H,) points of each stratum, `n` together; no fewer than it has already, `held`"
+    low = np.maximum(np.minimum(min(least, n//len(pixels)), pixels), held)
+    if not max(len(pixels), low.sum())<=n<=pixels.sum():
+        raise OptionError(f'n={n} was given; at least one point for each of {len(pixels)} strata and for each that is '
+                          f'labelled already, and at most {pixels.sum():.0f}, one for each pixel, were expected.')
     def points(scale): return np.clip(scale*weights, low, pixels)
     def too_many(scale): return points(scale).sum()-n
     return _rounded(points(optimize.brentq(too_many, 0, (pixels/weights).max(), xtol=1e-12, rtol=1e-12)))
@@ -366,14 +366,16 @@ def _map_strata(src, path, strata, rim_m, zones=None):
     _check_ranges(ranges, src, path, ['rim', *names])
     return _MapStrata(src, grid, band, names, rim_m, ranges, zones)
 
-# %% ../nbs/13b_area.ipynb #cc1f0bb4
+# %% ../nbs/13b_area.ipynb #bd607fe8
 def _edges(n, cell): return np.append(np.arange(0, n, cell), n) # of cells along one side
 
 def _pixel_ha(grid):
     "(h,w) hectares of each pixel on the ellipsoid"
     from shapely import polygons
     cell = int(np.clip(10_000/max(metres_per_pixel(grid, angular='centre')), 1, 128))
-    ys, xs = _edges(grid.height, cell), _edges(grid.width, cell)
+    is_even = grid.crs.is_geographic and grid.transform.b==grid.transform.d==0  # all pixels of a row are alike
+    ys = _edges(grid.height, cell)
+    xs = np.array([0, min(cell, grid.width)]) if is_even else _edges(grid.width, cell)
     col, row = np.meshgrid(xs, ys)
     lon, lat = np.array(transform(grid.crs, 'EPSG:4326', *(o.ravel() for o in grid.transform*(col, row))))
     at = np.stack([lon, lat], -1).reshape(*col.shape, 2)                           # (ny+1,nx+1,2)
@@ -382,8 +384,8 @@ def _pixel_ha(grid):
     rings = np.stack([at[:-1,:-1], at[:-1,1:], at[1:,1:], at[1:,:-1]], -2)         # (ny,nx,4,2)
     cells = np.array([geodesic_ha(o) for o in polygons(rings).ravel()]).reshape(rings.shape[:2])
     height, width = np.diff(ys), np.diff(xs)
-    a_pixel = cells/np.outer(height, width)                                        # (ny,nx)
-    return a_pixel.repeat(height, 0).repeat(width, 1)
+    a_pixel = (cells/np.outer(height, width)).repeat(height, 0)                    # (h,nx)
+    return np.broadcast_to(a_pixel, grid.shape) if is_even else a_pixel.repeat(width, 1)
 
 # %% ../nbs/13b_area.ipynb #246b3a1f
 def _survey(how):
@@ -484,7 +486,7 @@ def _read_points(path):
     is_ours = suffix=='.gpkg' and 'sample' in _layer_names(path)
     return _layer(path, 'sample' if is_ours else None)
 
-# %% ../nbs/13b_area.ipynb #8841858f
+# %% ../nbs/13b_area.ipynb #5085ce39
 TO_FILL = 'reference', 'remark', 'interpreter' # columns for the interpreter
 
 def _check_name(dst, map_path):
@@ -498,19 +500,24 @@ def _check_name(dst, map_path):
     n = sum(_as_text(o)!='' for o in labels)
     if n: raise WriteError(f'{dst} holds {n} labelled points; choose another name, or move the file away.')
 
+def _earlier(labels):
+    "id, stratum and what was written of an earlier sample; no rows where there is none"
+    columns = ['id', 'stratum', *TO_FILL]
+    if labels is None: return pd.DataFrame(columns=columns)
+    return _table(_read_points(labels), columns, labels)[columns]
+
 def _with_labels(points, earlier):
     "The points with the labels of an earlier sample; none of these may be lost"
-    if earlier is None: return points
-    old = _table(_read_points(earlier), ['id', *TO_FILL], earlier).set_index('id')[[*TO_FILL]]
-    old = old[[_as_text(o)!='' for o in old['reference']]]
+    is_labelled = np.array([_as_text(o)!='' for o in earlier['reference']], bool)
+    old = earlier[is_labelled].set_index('id')
     lost = sorted({*old.index}-{*points['id']})
     if lost:
-        raise SampleError(f'{len(lost)} labelled point(s) of {earlier} are not among those drawn now: '
-                          f'{first_few(lost)}. Draw from the same map with the same seed and strata, and no fewer '
-                          'points in any.')
-    return points.assign(**{o: points['id'].map(old[o]) for o in TO_FILL})
+        raise SampleError(f'{len(lost)} labelled point(s) of the earlier sample are not among those drawn now: '
+                          f'{first_few(lost)}. Draw from the same map with the same seed and strata.')
+    texts = {o: old[o].to_dict() for o in TO_FILL}
+    return points.assign(**{o: [texts[o].get(k) for k in points['id']] for o in TO_FILL})
 
-# %% ../nbs/13b_area.ipynb #31342635
+# %% ../nbs/13b_area.ipynb #530243a1
 def _facts(how, class_ha, strata, options):
     "What a design says of itself"
     k = max(np.flatnonzero(class_ha).max()+1, len(how.classes))
@@ -542,19 +549,21 @@ def sample_design(
 ): # GeoDataFrame of the points in random order; raises `WriteError`, `RasterError`, `OptionError`, `SampleError` …
     "Draw a stratified random sample of a map's pixels, for an interpreter to label"
     import geopandas as gpd
+    for value,name in ((n, 'n'), (least, 'least'), (seed, 'seed')): check_number(value, name, 0, 2**32-1, int)
+    n, least, seed = int(n), int(least), int(seed)
     options = dict(rim_m=rim_m, allocation=allocation, least=least, expected=expected, seed=seed)
-    for name,low in (('least', 0), ('seed', 0)): check_number(options[name], name, low, 2**32-1, int)
-    check_number(n, 'n', 1, kind=int)
     weights = look_up(allocation, _ALLOCATIONS, 'allocation')
     _check_name(dst, map_path)
+    earlier = _earlier(labels)
     with _opened(map_path, strata, rim_m) as how:
         counts, strata_ha, class_ha = _survey(how)
         table = _table_of(how, counts, strata_ha)
         area, pixels = table[['area_ha','pixels']].to_numpy(float).T
-        table['points'] = _allocate(n, weights(area, _expected(table, expected)), pixels, least)
+        held = table['stratum'].map(earlier['stratum'].value_counts()).fillna(0)
+        table['points'] = _allocate(n, weights(area, _expected(table, expected)), pixels, least, held.to_numpy())
         drawn = _draw(how, counts, table['points'].to_dict(), seed)
         facts = _facts(how, class_ha, strata, options)
-    points = _with_labels(drawn[['id','stratum','map_class']].assign(**dict.fromkeys(TO_FILL)), labels)
+    points = _with_labels(drawn[['id','stratum','map_class']], earlier)
     points = gpd.GeoDataFrame(points, geometry=gpd.points_from_xy(drawn['x'], drawn['y']), crs=facts['crs'])
     design = pd.DataFrame(dict(design=[json.dumps(facts)]))
     _write_sample(dst, points, dict(drawn=drawn, strata=table, design=design), [map_path])
@@ -584,7 +593,7 @@ def read_design(
         raise SampleError(f'{path} does not say how it was drawn; its table design is damaged.') from e
     return SampleDesign(_strata_table(strata).assign(points=strata['points']), drawn, facts)
 
-# %% ../nbs/13b_area.ipynb #04cbd63d
+# %% ../nbs/13b_area.ipynb #8c827cea
 def _refuse_changes(what, changes):
     "`changes`: what is wrong -> ids"
     said = [f'{len(o)} point(s) {kind}: {first_few(sorted(o))}' for kind,o in changes.items() if len(o)]
@@ -594,11 +603,12 @@ def _refuse_changes(what, changes):
 
 def _moved(points, drawn, facts):
     "Ids of points more than half a pixel from where they were drawn"
+    from shapely import centroid, get_x, get_y
     if not hasattr(points, 'geom_type'): return []  # a table without places
     if points.crs is None: raise CRSError('the points have no CRS; assign the one they are in.')
-    at = points.geometry.to_crs(facts['crs']).centroid  # a program may have made multipoints of them
+    at = centroid(points.geometry.to_crs(facts['crs']).to_numpy())  # a program may have made multipoints of them
     x, y = drawn.loc[points['id'], ['x','y']].to_numpy().T
-    is_near = np.maximum(abs(at.x-x)/facts['pixel'][0], abs(at.y-y)/facts['pixel'][1])<=.5
+    is_near = np.maximum(abs(get_x(at)-x)/facts['pixel'][0], abs(get_y(at)-y)/facts['pixel'][1])<=.5
     return points['id'][~is_near].tolist()
 
 def _check_drawn(points, design, what):
