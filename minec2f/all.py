@@ -18,6 +18,7 @@ from .bundle import load_bundle, save_bundle
 from .maps import to_polygons
 from .predict import predict_array, predict_scene
 from .refine import refine_polygons
+from .area import area_estimate, sample_design
 from .evaluate import by_group, evaluate, summarize
 from .viz import learning_curves
 from .explore import explore
