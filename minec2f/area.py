@@ -50,7 +50,7 @@ def _ratio(points, y, x):
     variance = points.area**2*points.unseen*spread/n                         # (H,)
     return ratio, np.sqrt(variance.sum())/total_x
 
-# %% ../nbs/13b_area.ipynb #2cf084e9
+# %% ../nbs/13b_area.ipynb #5069352c
 def _wilson(share, n, z):
     "Wilson's (low, high) of a proportion that was found in `n` points"
     middle = share + z**2/(2*n)
@@ -59,7 +59,7 @@ def _wilson(share, n, z):
 
 def _sum_limits(points, y, weight, z):
     "(low, high) of a sum over strata: `weight` (H,) times the mean of `y` (n,)"
-    share = points.means(y)                                                  # (H,)
+    share = points.means(y).clip(0, 1)                                       # (H,)
     with np.errstate(divide='ignore'): n = points.n/points.unseen            # infinite where all pixels were seen
     low, high = _wilson(share, n, z)
     total = weight @ share
@@ -136,7 +136,7 @@ def _answers(points, classes, mapped, there, confidence, limits):
         rows.append((measure, k, *(unit*o for o in (ratio, se, low, high))))
     return pd.DataFrame(rows, columns=['measure','class','estimate','se','low','high']).set_index(['measure','class'])
 
-# %% ../nbs/13b_area.ipynb #0f0338e4
+# %% ../nbs/13b_area.ipynb #a3d0dcd7
 def _as_text(o): # 1.0 -> '1', as spreadsheets and GIS programs have numbers; None and NaN -> ''
     if o is None or o!=o or o is pd.NA: return ''
     return str(int(o)) if isinstance(o, (float, np.floating)) and o==int(o) else str(o).strip()
@@ -149,6 +149,7 @@ def _table(df, needed, what):
     raise SampleError(f'{what} has the columns {first_few(df.columns, 12)}; {", ".join(odd)}. Name the columns as '
                       'sample_design does.')
 
+# %% ../nbs/13b_area.ipynb #0abbfa92
 def _labels(values, classes):
     "What was seen at each point, as names of `classes`; numbers count from 0"
     text = [_as_text(o) for o in values]
@@ -165,7 +166,7 @@ def _check_labelled(values, ids):
                       'out the difficult ones makes the estimate biased. Where no image decides, give the likelier '
                       'class and say so in remark.')
 
-# %% ../nbs/13b_area.ipynb #f493276f
+# %% ../nbs/13b_area.ipynb #291e3c75
 def _check_counts(strata, n):
     "Each stratum needs two points, unless its only pixel is one"
     for row,k in zip(strata.itertuples(), n):
@@ -186,6 +187,7 @@ def _strata_table(df):
     pixels = pd.to_numeric(df['pixels']) if 'pixels' in df else np.inf
     return pd.DataFrame(dict(stratum=df['stratum'].map(_as_text), area_ha=area, pixels=pixels)).reset_index(drop=True)
 
+# %% ../nbs/13b_area.ipynb #f3f728c6
 def _estimate(points, strata, classes, confidence, limits, facts):
     "The estimate of points that were checked: stratum, map_class, reference, pixel_ha"
     number = {o: k for k,o in enumerate(strata['stratum'])}
@@ -263,8 +265,7 @@ def _allocate(n, weights, pixels, least, held=0):
     def too_many(scale): return points(scale).sum()-n
     return _rounded(points(optimize.brentq(too_many, 0, (pixels/weights).max(), xtol=1e-12, rtol=1e-12)))
 
-# %% ../nbs/13b_area.ipynb #29502954
-_SIDE = 1024              # px of a window
+# %% ../nbs/13b_area.ipynb #37d67840
 _RIM, _RANGES = 255, 256  # codes of strata; below them, a stratum's code is the number of its class
 
 @dataclass(frozen=True)
@@ -289,6 +290,9 @@ class _MapStrata:
         if self.zones is not None or code>_RIM: return 'other'
         return 'rim' if code==_RIM else 'mapped' if code else 'background'
 
+# %% ../nbs/13b_area.ipynb #5102ad90
+_SIDE = 1024 # px of a window
+
 def _windows(grid):
     "((row0,row1),(col0,col1)) of all windows of a grid"
     for top in range(0, grid.height, _SIDE):
@@ -310,7 +314,7 @@ def _numbers(src, band, window):
                                     'there is no data.')
     return np.where(known, x.astype(np.int16), -1)
 
-# %% ../nbs/13b_area.ipynb #cc7f3510
+# %% ../nbs/13b_area.ipynb #b9365c6f
 def _near(is_mine, metres, rim_m):
     "(h,w) bool: is a mapped pixel within so many metres, from centre to centre? `metres`: (height, width) of a pixel"
     if rim_m==0 or not is_mine.any(): return np.zeros(is_mine.shape, bool)
@@ -328,7 +332,7 @@ def _codes(how, window):
     is_near = _near(cls>0, metres, how.rim_m)[inside]
     cls = cls[inside]
     if how.zones is not None:
-        zone = _numbers(how.zones, 1, window)
+        zone = _numbers(how.zones, _class_band(how.zones, how.zones.name), window)
         known = (cls>=0) & (zone>=0)
         return np.where(known, zone, -1), np.where(known, cls, -1)
     code = np.where((cls==0) & is_near, _RIM, cls)
@@ -337,7 +341,7 @@ def _codes(how, window):
         code[(cls>=0) & (p>=low) & (p<=high)] = _RANGES+k
     return code, cls
 
-# %% ../nbs/13b_area.ipynb #6d930814
+# %% ../nbs/13b_area.ipynb #8948f4f3
 def _class_band(src, path):
     "Number of the band of classes"
     if 'class' in src.descriptions: band = 1 + src.descriptions.index('class')
@@ -362,6 +366,9 @@ def _map_strata(src, path, strata, rim_m, zones=None):
     check_number(rim_m, 'rim_m', 0, 1e5)
     grid, band, names = read_grid(path), _class_band(src, path), class_names(src) or ['background','mine']
     if zones is not None: check_same_grid(grid, read_grid(strata), 'the map and the raster of strata')
+    if len({'rim', *names})<=len(names):
+        raise RasterError(f'{path} calls its classes {", ".join(map(str, names))}; names that differ were expected, '
+                          'and none of them rim.')
     ranges = {} if strata is None or zones is not None else strata
     _check_ranges(ranges, src, path, ['rim', *names])
     return _MapStrata(src, grid, band, names, rim_m, ranges, zones)
@@ -486,7 +493,7 @@ def _read_points(path):
     is_ours = suffix=='.gpkg' and 'sample' in _layer_names(path)
     return _layer(path, 'sample' if is_ours else None)
 
-# %% ../nbs/13b_area.ipynb #5085ce39
+# %% ../nbs/13b_area.ipynb #1ba2fd2f
 TO_FILL = 'reference', 'remark', 'interpreter' # columns for the interpreter
 
 def _check_name(dst, map_path):
@@ -504,7 +511,7 @@ def _earlier(labels):
     "id, stratum and what was written of an earlier sample; no rows where there is none"
     columns = ['id', 'stratum', *TO_FILL]
     if labels is None: return pd.DataFrame(columns=columns)
-    return _table(_read_points(labels), columns, labels)[columns]
+    return _table(_read_points(labels), ['id','reference'], labels).reindex(columns=columns)
 
 def _with_labels(points, earlier):
     "The points with the labels of an earlier sample; none of these may be lost"
@@ -569,7 +576,7 @@ def sample_design(
     _write_sample(dst, points, dict(drawn=drawn, strata=table, design=design), [map_path])
     return points
 
-# %% ../nbs/13b_area.ipynb #4c8ab3d7
+# %% ../nbs/13b_area.ipynb #cd41b2be
 @dataclass(frozen=True)
 class SampleDesign:
     "How a sample was drawn"
@@ -589,8 +596,9 @@ def read_design(
     drawn, strata, design = (_layer(path, o) for o in ('drawn','strata','design'))
     drawn = _table(drawn, ['id','stratum','map_class','pixel_ha','x','y'], f'the table drawn of {path}')
     try: facts = json.loads(design['design'][0])
-    except (KeyError, ValueError, TypeError) as e:
-        raise SampleError(f'{path} does not say how it was drawn; its table design is damaged.') from e
+    except (KeyError, ValueError, TypeError): facts = {}
+    if not isinstance(facts, dict) or not {'classes','crs','pixel'}<=facts.keys():
+        raise SampleError(f'{path} does not say how it was drawn: its table design is damaged. Draw the sample again.')
     return SampleDesign(_strata_table(strata).assign(points=strata['points']), drawn, facts)
 
 # %% ../nbs/13b_area.ipynb #8c827cea
@@ -624,7 +632,7 @@ def _check_drawn(points, design, what):
     _refuse_changes(what, other | {'moved': _moved(points, drawn, design.facts)})
     return same
 
-# %% ../nbs/13b_area.ipynb #c7c0bb47
+# %% ../nbs/13b_area.ipynb #bd008546
 def _filled(sample, strata):
     "(points: stratum, map_class, pixel_ha, reference; the points as given; design) of a labelled sample"
     is_table = isinstance(sample, pd.DataFrame)
@@ -643,7 +651,10 @@ def _filled(sample, strata):
 
 def _check_map(map_path, facts):
     "Refuse a sample of another map"
-    if map_path is None or facts.get('map_sha256')==file_sha256(map_path): return
+    known = facts.get('map_sha256')
+    if map_path is None or known is None or is_remote(map_path): return
+    refuse_links(map_path, RasterError)
+    if known==file_sha256(map_path): return
     raise SampleError(f'the sample was drawn from {facts.get("map", "a map nobody names")}, and {map_path} is another '
                       'map, or it was changed since. Draw a sample of this one.')
 
@@ -690,7 +701,7 @@ def _said_design(estimate, imagery):
     return (f'The estimate rests on a stratified random sample of {strata["points"].sum()} pixels ({points}{drawn}), '
             f'interpreted{by}{on}.')
 
-# %% ../nbs/13b_area.ipynb #79c83530
+# %% ../nbs/13b_area.ipynb #1d246bab
 def _said_accuracy(estimate, classes):
     asked = [('overall','all','overall accuracy')]
     for k in classes: asked += [(f'{who}s', k, f"{who}'s accuracy of {k}") for who in ('user','producer')]
@@ -716,7 +727,8 @@ def area_paragraph(
     imagery:str='',        # What the interpreter looked at, with its date, for the text
 )->str: # Plain text
     "The paragraph for a report: hectares, interval, accuracies, design, sources"
-    classes = [k for k in estimate.matrix.columns[1:]]  # all but background
+    background = estimate.facts.get('classes', ['background'])[0]
+    classes = [k for k in estimate.matrix.columns if k!=background]
     sha = estimate.facts.get('map_sha256')
     parts = [*(_said_area(estimate, k) for k in classes), _said_design(estimate, imagery),
              _said_accuracy(estimate, classes), _said_caution(estimate),

@@ -245,6 +245,10 @@ def test_maps_of_other_tools(tmp_path):
         with pytest.raises(RasterError, match=said): map_strata(tmp_path/name)
     write_raster(tmp_path/'nowhere.tif', several, Grid(None, from_origin(0,0,1,1), 300, 320))
     with pytest.raises(CRSError): map_strata(tmp_path/'nowhere.tif')
+    write_map(tmp_path/'rim.tif', CLASSES, names=('background','rim'))
+    with pytest.raises(RasterError, match='none of them rim'): map_strata(tmp_path/'rim.tif')
+    write_raster(tmp_path/'zones.tif', np.full((300,320), 1.5, np.float32), grid(300, 320))
+    with pytest.raises(RasterError, match='float32'): map_strata(tmp_path/'i16.tif', tmp_path/'zones.tif')
 
 ODD = [dict(n=0), dict(n=2.5), dict(n=10**9), dict(allocation='best'), dict(least=-1), dict(seed=-1),
        dict(rim_m=np.nan), dict(strata='x'), dict(expected=dict(mine=2)), dict(expected=dict(x=.5))]
@@ -310,7 +314,7 @@ def test_samples_from_elsewhere():
     assert np.isclose(area_estimate(points, strata).table.loc[('area_ha','mine'),'estimate'], 80+900/31)
     for odd,said in ((points[:11], "stratum 'other' .* has 1 point"), (points[:10], "'other' .* has 0 point"),
                      (points.assign(stratum='third'), 'points lie in third'),
-                     (points[[]], 'stratum, map_class, reference')):
+                     (points[['stratum']], 'map_class is missing, reference is missing')):
         with pytest.raises(SampleError, match=said): area_estimate(odd, strata)
     for odd in (strata.assign(area_ha=[0, 1]), strata.assign(stratum='a'), strata.assign(area_ha=['x', 1])):
         with pytest.raises(SampleError, match='above 0'): area_estimate(points, odd)
@@ -335,6 +339,7 @@ def test_another_map(sample, mapped, tmp_path):
     write_map(mapped, 1-MAPPED.astype(int))
     with pytest.raises(SampleError, match='drawn from map.tif, and .* is another'):
         area_estimate(sample, map_path=mapped)
+    with pytest.raises(RasterError, match='does not exist'): area_estimate(sample, map_path=tmp_path/'none.tif')
 
 def test_damaged_files(sample, tmp_path):
     raw = sample.read_bytes()
