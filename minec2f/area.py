@@ -208,7 +208,7 @@ def _estimate(points, strata, classes, confidence, limits, facts):
     return AreaEstimate(table, matrix.loc[classes, classes].rename_axis('map').rename_axis('ground', axis=1), told,
                         confidence, facts)
 
-# %% ../nbs/13b_area.ipynb #d7768035
+# %% ../nbs/13b_area.ipynb #f74eff27
 _GUESS = dict(mapped=.8, rim=.2, background=.01, other=.5) # cautious shares of mine in a stratum; nobody knows before
 
 def _expected(strata, expected):
@@ -230,7 +230,7 @@ _ALLOCATIONS = dict(neyman=_neyman, proportional=_proportional, equal=_equal)
 def sample_size(
     strata,             # DataFrame: stratum, area_ha; pixels where known, as `map_strata` and `read_design` give it
     half_width_ha:float,# Of the interval that is wanted, hectares; above 0
-    expected:dict=None, # Stratum -> share that is mine, 0-1; by default .8 of what is mapped, .2 of a rim, .01 elsewhere
+    expected:dict=None, # Stratum -> share that is mine, 0-1; by default .8 where mapped, .2 in a rim, .01 elsewhere
     allocation:str='neyman', # 'neyman', 'proportional' or 'equal'
     confidence:float=.95,    # Of the interval, 0-1
 )->int: # Points, of all strata together; raises `OptionError`, `SampleError`
@@ -631,7 +631,7 @@ def _check_drawn(points, design, what):
     _refuse_changes(what, other | {'moved': _moved(points, drawn, design.facts)})
     return same
 
-# %% ../nbs/13b_area.ipynb #84cdae1e
+# %% ../nbs/13b_area.ipynb #1d7b9717
 def _filled(sample, strata):
     "(points: stratum, map_class, pixel_ha, reference; the points as given; design) of a labelled sample"
     is_table = isinstance(sample, pd.DataFrame)
@@ -659,7 +659,7 @@ def _check_map(map_path, facts):
 
 def area_estimate(
     sample,             # File that `sample_design` wrote, filled in; the same saved by another program; or a DataFrame
-    strata=None,        # How it was drawn, if `sample` does not say: file of `sample_design`; or stratum, area_ha, pixels
+    strata=None,        # Where `sample` has no design: the file of `sample_design`; or stratum, area_ha, pixels
     confidence:float=.95,    # Of the intervals, 0-1
     interval:str='normal',   # 'normal', as published; or 'wilson', which holds for rare classes, too
     map_path=None,      # The map; where given, a sample of another one is refused
