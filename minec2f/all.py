@@ -2,7 +2,7 @@
 from .core import IGNORE, MineC2FError
 from .bands import BandStats, composite, ndvi, to_reflectance
 from .raster import metres_per_pixel, rasterize_polygons, read_chip, read_grid, read_polygons, write_raster
-from .chips import load_index, read_sample
+from .chips import load_index, load_scenes, read_sample
 from .splits import assert_no_leak, country_split, show_split, site_split, split_table
 from .curate import chip_facts, curate, write_curated
 from .build import build_chips
@@ -20,5 +20,6 @@ from .predict import predict_array, predict_scene
 from .refine import refine_polygons
 from .area import area_estimate, sample_design
 from .evaluate import by_group, evaluate, summarize
+from .scenescores import evaluate_scenes, summarize_scenes
 from .viz import learning_curves
 from .explore import explore

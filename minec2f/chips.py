@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DOMAINS', 'UNLABELLED', 'SPLITS', 'check_split', 'read_index', 'chip_files', 'load_polygons', 'row_polygons',
-           'draw_outlines', 'read_label', 'read_sample', 'check_labels', 'load_index']
+           'draw_outlines', 'read_label', 'read_sample', 'check_labels', 'load_index', 'load_scenes']
 
 # %% ../nbs/03_chips.ipynb #74b2ded9
 import unicodedata, warnings
@@ -499,4 +499,34 @@ def load_index(
     index, grids = _look_at_all(index, min_side)
     _check_polygons_meet(index, grids)
     check_labels(index)
+    return index
+
+# %% ../nbs/03_chips.ipynb #a93c48a1
+def _mask_beside(image):
+    "Path of `<name>_mask` beside a local image; '' where there is none"
+    if is_remote(image): return ''
+    beside = [Path(image).with_name(f'{Path(image).stem}_mask{o}') for o in RASTER_SUFFIXES]
+    return next((str(o) for o in beside if o.exists()), '')
+
+def _listed_scenes(folder, table):
+    index = read_index(folder, table)
+    index = index.assign(image=chip_files(index, folder), mask=chip_files(index, folder, 'mask'))
+    _refuse(folder/table, index['id'], index['image']=='', 'scene {} has no image; name it in a column image')
+    return index
+
+def _found_scenes(rasters):
+    images = [str(o) for o in raster_files(rasters)]
+    names = [Path(o).stem for o in images]
+    index = pd.DataFrame(dict(id=names, site=names, domain='fine', image=images, mask=list(map(_mask_beside, images))))
+    return _checked_ids(index, rasters)
+
+def load_scenes(
+    rasters,                # A dataset folder (its scenes/), a folder of scenes, a scene, an address, or a list
+    table:str='scenes.csv', # Name of the table of scenes in the folder; not needed
+)->pd.DataFrame: # As `load_index`; mask '' where a scene has none. Raises `RasterError`, `CRSError`, `DatasetError`, …
+    "Read and check whole scenes"
+    folder = Path(rasters) if isinstance(rasters, (str, Path)) and not is_remote(rasters) else None
+    if folder and (folder/table).is_file(): index = _listed_scenes(folder, table)
+    else: index = _found_scenes(folder/'scenes' if folder and (folder/'scenes').is_dir() else rasters)
+    index, _ = _look_at_all(index.assign(polygons='', layer='', fix=False), min_side=1)
     return index

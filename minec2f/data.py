@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['InputSpec', 'spec_to_dict', 'spec_from_dict', 'spec_differences', 'reading_spec', 'band_stats', 'resolution',
            'check_resolution', 'chip_windows', 'chip_items', 'MultiSpectral', 'ReadImage', 'ReadLabel', 'WindowCrop',
-           'Dihedral8', 'BandJitter', 'NormalizeBands', 'mine_block', 'MineLoaders', 'mine_dls', 'show_label',
-           'show_batch', 'show_results']
+           'CyclicShift', 'Dihedral8', 'BandJitter', 'NormalizeBands', 'mine_block', 'MineLoaders', 'mine_dls',
+           'show_label', 'show_batch', 'show_results']
 
 # %% ../nbs/05_data.ipynb #cc8d9229
 import math, warnings
@@ -337,22 +337,38 @@ class ReadLabel(Transform):
     def encodes(self, o:dict): return TensorMask(torch.from_numpy(self.window(o)).long())
 
 # %% ../nbs/05_data.ipynb #97c3d839
+def _padded(xy, n): # What is smaller than n px, filled up right and below
+    x, *ys = xy                             # (C,h,w) image and its (h,w) label, which is not always there
+    h, w = x.shape[-2:]
+    pad = (0, max(0, n-w), 0, max(0, n-h))
+    def fill(o, value): return torch.nn.functional.pad(o, pad, value=value)
+    return fill(x, math.nan), *(fill(o, IGNORE) for o in ys)
+
 class WindowCrop(ItemTransform):
     "Pads to the window size, cuts a random window where there is more, and marks invalid pixels in the label"
     order = 0
     def __init__(self, size): self.size = size
     def encodes(self, xy):
-        x, *ys = xy                           # (C,h,w) image and its (h,w) label, which is not always there
-        n, (h,w) = self.size, x.shape[-2:]
-        pad = (0, max(0, n-w), 0, max(0, n-h)) # right and below
-        i = int(torch.randint(max(h, n)-n+1, ()))
-        j = int(torch.randint(max(w, n)-n+1, ()))
-        def cut(o, fill): return torch.nn.functional.pad(o, pad, value=fill)[..., i:i+n, j:j+n]
-        x = cut(x, math.nan)                  # (C,n,n)
-        ys = [cut(o, IGNORE).clone() for o in ys]
+        n, xy = self.size, _padded(xy, self.size)
+        i, j = (int(torch.randint(o-n+1, ())) for o in xy[0].shape[-2:])
+        x, *ys = (o[..., i:i+n, j:j+n] for o in xy) # (C,n,n) and (n,n)
+        ys = [o.clone() for o in ys]
         unknown = x.isnan().any(0).as_subclass(torch.Tensor)
         for y in ys: y[unknown] = IGNORE
         return x, *ys
+
+# %% ../nbs/05_data.ipynb #c5h1f7a2
+class CyclicShift(ItemTransform):
+    "Joins opposite edges where there is too little to choose windows from, and begins anywhere; in training only"
+    order = -1
+    split_idx = 0
+    def __init__(self,
+        size:int, # Side of the windows, px; sides of one and a half of it, and longer ones, are left alone
+    ): self.size = size
+    def encodes(self, xy):
+        xy = _padded(xy, self.size)
+        by = [int(torch.randint(n, ())) if n<1.5*self.size else 0 for n in xy[0].shape[-2:]] # down and right, px
+        return tuple(torch.roll(o, by, (-2,-1)) for o in xy)
 
 # %% ../nbs/05_data.ipynb #a2f1d067
 class Dihedral8(ItemTransform):
@@ -410,13 +426,14 @@ def mine_block(
     augment:bool=True,    # Symmetries and band jitter in training?
     jitter:dict=None,     # Arguments of `BandJitter`
     cache:bool=False,     # Keep decoded chips and labels in memory?
+    shift:bool=True,      # `CyclicShift` among the augmentation?
 )->DataBlock:
     "DataBlock that turns `chip_items` into image and label"
     item_tfms = [WindowCrop(spec.size)]
     batch_tfms = []
     if augment:
         std = stats_for(spec.stats, spec.bands)[1]
-        item_tfms.append(Dihedral8())
+        item_tfms += [CyclicShift(spec.size)]*shift + [Dihedral8()]
         batch_tfms.append(BandJitter(**dict(std=std) | (jitter or {})))
     batch_tfms.append(NormalizeBands(spec))
     read = ReadImage(spec, band_names, cache), ReadLabel(spec, cache)
@@ -527,6 +544,7 @@ def mine_dls(
     cache:bool=False,     # Keep decoded chips and labels in memory? (for workers=0)
     device=None,          # Where batches go; fastai's default where None
     buffer_km:float=None, # Distance that the split must keep; None: the one it was made with, else 10
+    shift:bool=True,      # Let training windows of small chips begin anywhere, as `CyclicShift` does? (with `augment`)
 )->DataLoaders: # With `spec`; raises `BandError`, `SplitError`, `RasterError`, `LabelError`, `GridError`, `OptionError`
     "fastai loaders of the train and valid windows of one domain"
     _check_loading(domain, size, bs, workers, jitter)
@@ -537,7 +555,7 @@ def mine_dls(
     spec = replace(_spec_for(rows, bands, spec, scale, offset, classes, band_names), size=size)
     items = chip_items(rows, size)
     bs = min(int(bs), sum(o['split']=='train' for o in items))
-    block = mine_block(spec, band_names, augment, jitter, cache)
+    block = mine_block(spec, band_names, augment, jitter, cache, shift)
     both = block.dataloaders(items, bs=bs, num_workers=int(workers), device=device)
     dls = MineLoaders(*both.loaders, device=both.device)
     dls.spec = spec

@@ -35,7 +35,8 @@ from .method import *
 from .methods.attentive import AttentiveDistillation
 from .metrics import ClassIoU, MeanIoU
 from .models import mine_model, plain
-from .training import Checkpoint, TrainingCallback, as_before, checksum, restore_training, unwrapped
+from .training import (
+    Checkpoint, StepSeeds, TrainingCallback, as_before, checksum, restore_training, unwrapped)
 from . import networks, prithvi  # noqa: F401 (they register their architectures)
 
 # %% ../nbs/12_learner.ipynb #ccaa4d56
@@ -120,10 +121,15 @@ class MineLearner(Learner):
         if not (IN_NOTEBOOK or sys.stdout.isatty()): self.remove_cb(progress.ProgressCallback)
 
     @delegates(Learner.fit)
-    def fit(self, *args, **kwargs):
-        "fastai's, and however it ends, nothing of it stays on the networks"
+    def fit(self,
+        *args,
+        seed:int=None, # Of `StepSeeds`; drawn where None
+        **kwargs
+    ):
+        "fastai's, with `StepSeeds`; however it ends, nothing of it stays on the networks"
         self.started = time.time()
-        try: super().fit(*args, **kwargs)
+        try:
+            with self.added_cbs(StepSeeds(seed)): super().fit(*args, **kwargs)
         except BaseException:
             if self.opt: self.opt.zero_grad()
             raise
@@ -222,14 +228,14 @@ def fit_poly(self:MineLearner,
     lr:float=None,    # Peak learning rate; the Learner's where None
     warmup:float=.05, # Share of steps in the linear warm-up
     power:float=.9,   # Of the decay
-    seed:int=None,    # `reseed` before training, where given
+    seed:int=None,    # Of `reseed` before training, and of every step of it (`StepSeeds`); drawn where None
     cbs=None,         # Further callbacks
     checkpoint=None,  # Folder where the training is kept, and found again; one for each training
 ): # Raises `OptionError`, `TrainingError`, and for a checkpoint of another training `DatasetError`
     "Train with `poly_schedule`; the encoder's rate is scaled by the Learner's `encoder_lr_mult`"
     lr = self.lr if lr is None else lr
     _check_training(n_epoch, lr, warmup, power, seed, checkpoint)
-    asked = dict(n_epoch=n_epoch, lr=lr, warmup=warmup, power=power, seed=seed)
+    asked = dict(n_epoch=n_epoch, lr=lr, warmup=warmup, power=power, seed=seed, seeded='each step')
     point = None if checkpoint is None else Checkpoint(checkpoint, configuration(self) | asked)
     if point and point.finished: return self._take_up(point)
     if seed is not None: self._reseed(seed)
@@ -239,7 +245,7 @@ def fit_poly(self:MineLearner,
     self.opt.set_hyper('lr', lrs)
     if point and point.found: self._take_up(point)
     schedule = ParamScheduler({'lr': poly_schedule(lrs, warmup, power)})
-    try: self.fit(n_epoch, cbs=[schedule, *L(cbs), *L(point)])
+    try: self.fit(n_epoch, seed=seed, cbs=[schedule, *L(cbs), *L(point)])
     finally: self.first_epoch = 0
 
 @patch
@@ -351,6 +357,19 @@ def _check_fit(teacher, net, dls, what):
         raise DatasetError(f"the {what} data would reach the teacher as other numbers than those it was trained on: "
                            f"{'; '.join(gaps)}; {way}")
 
+# %% ../nbs/12_learner.ipynb #7d15d0f9
+def _encoder_rate(asked, method): # share of the learning rate
+    own = method.encoder_lr_mult
+    copied = .1 if method.start=='teacher' else 1.
+    return next(o for o in (asked, own, copied) if o is not None)
+
+def _may_choose(asked, method): # is the best epoch kept?
+    if method.fine_labels: return asked is not False
+    if asked:
+        raise OptionError(f"keep_best=True chooses an epoch by fine validation labels, which method {method.key!r} "
+                          "with these options must not see; leave keep_best away to end with the last epoch.")
+    return False
+
 # %% ../nbs/12_learner.ipynb #fe93d882
 @delegates(AttentiveDistillation)
 def c2f_learner(
@@ -360,11 +379,11 @@ def c2f_learner(
     coarse_dls:DataLoaders=None, # Coarse domain, for methods that see coarse images in this stage
     loss:SegLoss=None,       # Supervised loss; CE + generalised Dice where None
     lr:float=1e-4,           # Peak learning rate
-    encoder_lr_mult:float=None, # Of the encoder; where None, 0.1 for a student that starts from the teacher, else 1
+    encoder_lr_mult:float=None, # Of the encoder; where None the method's own, or 0.1 for a copy of the teacher, else 1
     wd:float=1e-2,           # Decoupled weight decay
     bn:str=None,             # Batch-norm statistics, one of `BN`; where None as `Method.configure` says
     student_init:str=None,   # 'teacher', 'scratch', 'random' or 'imagenet'; the method's own where None
-    keep_best:bool=True,     # End with the epoch of the best mIoU on the fine validation sites?
+    keep_best:bool=None,     # End with the epoch of the best mIoU on fine validation sites? None: if labels may be seen
     cbs=None,                # Further callbacks
     **kwargs,                # Of the method; for 'minec2f' those of `AttentiveDistillation`
 )->MineLearner: # Train it with `fit_poly`; raises `BandError`, `DatasetError`, `OptionError`
@@ -377,7 +396,8 @@ def c2f_learner(
     method = kind(net, coarse_dls, **kwargs)
     method.check_taps()
     method.configure(student_init, bn)
-    if encoder_lr_mult is None: encoder_lr_mult = .1 if method.start=='teacher' else 1.
+    encoder_lr_mult = _encoder_rate(encoder_lr_mult, method)
+    keep_best = _may_choose(keep_best, method)
     if method.bn=='frozen': cbs = [FreezeBN(), *L(cbs)]
     options = {k: _plain(v) for k,v in kwargs.items() if k!='unlabelled_dls'}
     made = dict(method=method.key, start=method.start, bn=method.bn, options=options)

@@ -25,7 +25,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .core import *
-from .models import FeatureTaps, mine_model
+from .models import FeatureTaps, mine_model, plain
 from .training import Stream, TrainingCallback, unwrapped
 
 # %% ../nbs/09c_method.ipynb #0f9d39e1
@@ -126,6 +126,8 @@ class Method(TrainingCallback):
     sees_teacher = True   # is the frozen teacher run beside the student?
     teacher_grad = False  # are the teacher's logits differentiated at the features that are read?
     fine_weight = 1.      # of the supervised loss on fine masks
+    fine_labels = True    # may fine labels be looked at at all, also to choose the best epoch?
+    encoder_lr_mult = None# of the encoder's learning rate, where the method has one of its own
     bn = None             # batch-norm statistics it needs, one of `BN`; those of `configure` where None
     dual = False          # do coarse images pass with the teacher's batch-norm statistics?
     levels = ()           # features read of both networks: names of their `tap_points`
@@ -314,6 +316,12 @@ def kept(self:Method): return dict(streams={k: o.kept() for k,o in self.streams.
 @patch
 def restore(self:Method, kept):
     for k,o in self.streams.items(): o.restore(kept['streams'][k])
+
+# %% ../nbs/09c_method.ipynb #5b5a5590
+@patch
+def old_branch(self:Method)->nn.Module: # Ordinary network, with the student's bands and classes
+    "What the student has for the coarse domain, after its training"
+    return plain(self.network)
 
 # %% ../nbs/09c_method.ipynb #ddc3dc4e
 METHODS = {}

@@ -8,7 +8,7 @@ __all__ = ['Tiling', 'check_tiling', 'scene_means', 'Scene', 'check_scene', 'map
 
 # %% ../nbs/13_predict.ipynb #d950d531
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
@@ -132,23 +132,30 @@ def _on_device(model, device):
         raise OptionError(f'device={str(device)!r} cannot be used ({str(e).splitlines()[0]}); "cpu" always can.') from e
 
 # %% ../nbs/13_predict.ipynb #ce172efa
+_LARGEST = 4096 # px, side of a window
+
 def check_tiling(
     bundle,           # Has `model` and `size`
     overlap:float=.5, # Share of a window that its neighbour covers too, 0 to below 1
-    size:int=None,    # Pixels of a window, a multiple of 32; the bundle's where None
+    size:int=None,    # Pixels of a window, a multiple of 32; twice the bundle's where None
     bs:int=8,         # Windows per batch
     device=None,      # Where to compute; CUDA where there is one
 )->Tiling: # Raises `BundleError`, `GridError`, `OptionError`
     "Options as they will be used; the network is moved to its device"
     check_bundle(bundle)
-    size = bundle.size if size is None else size
+    size = min(2*bundle.size, _LARGEST) if size is None else size
     check_number(bs, 'bs', 1, kind=int)
-    size_fits = isinstance(size, Integral) and size%32==0 and 0<size<=4096
+    size_fits = isinstance(size, Integral) and size%32==0 and 0<size<=_LARGEST
     overlap_fits = isinstance(overlap, Real) and 0<=overlap<1
     if not (size_fits and overlap_fits):
         raise GridError(f'size={size} and overlap={overlap} were asked for; a multiple of 32 and a share from 0 '
                         'to below 1 were expected.')
     return Tiling(int(size), float(overlap), int(bs), _on_device(bundle.model, device))
+
+# %% ../nbs/13_predict.ipynb #f17w1nd2
+def _fitting(cut, shape):
+    "The tiling with windows no larger than an image of this shape needs"
+    return replace(cut, size=min(cut.size, -(-max(shape)//32)*32))
 
 # %% ../nbs/13_predict.ipynb #e9327ff4
 @dataclass(frozen=True)
@@ -307,6 +314,7 @@ def _check_room(need, what):
 def _finished_rows(bundle, read, shape, cut, progress=False):
     "(logits, valid) of all rows, from the first to the last, each as soon as no later window touches it"
     height, width = shape
+    cut = _fitting(cut, shape)
     classes, across = len(bundle.classes), max(width, cut.size)
     _check_room(4*(classes+1)*cut.size*across, f'a row of windows, {width} pixels wide,')
     band = _RowBand(classes, cut.size, across)
@@ -379,7 +387,7 @@ def predict_scene(
     src,                  # Path of a scene of any size, or its address
     dst,                  # Path of the map to write, *.tif
     overlap:float=.5,     # Share of a window that its neighbour covers too, 0 to below 1
-    size:int=None,        # Pixels of a window, a multiple of 32; the bundle's where None
+    size:int=None,        # Pixels of a window, as in `check_tiling`
     bs:int=8,             # Windows per batch
     band_names:list=None, # What the scene's layers are, where it does not say
     device=None,          # Where to compute; CUDA where there is one
@@ -441,7 +449,7 @@ def predict_array(
     bundle,               # As in `predict_scene`
     src,                  # Path of a chip or a small scene
     overlap:float=.5,     # Share of a window that its neighbour covers too, 0 to below 1
-    size:int=None,        # Pixels of a window, a multiple of 32; the bundle's where None
+    size:int=None,        # Pixels of a window, as in `check_tiling`
     bs:int=8,             # Windows per batch
     band_names:list=None, # What the file's layers are, where it does not say
     device=None,          # Where to compute; CUDA where there is one

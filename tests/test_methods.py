@@ -1,9 +1,9 @@
 "Every registered method through the public interface, on a data set of a few chips: what must hold for all of them."
-import shutil, subprocess, sys
+import random, shutil, subprocess, sys
 from itertools import combinations
 from types import SimpleNamespace
 
-import pytest, rasterio, torch
+import numpy as np, pytest, rasterio, torch
 from fastai.callback.core import Callback
 from fastai.torch_core import set_seed
 
@@ -32,7 +32,7 @@ def world(tmp_path_factory):
     coarse = mine_dls(index, 'coarse', BANDS, size=64, bs=4, device='cpu')
     def loaders(size):
         shared = dict(spec=coarse.spec, size=size, device='cpu')
-        return dict(coarse=mine_dls(index, 'coarse', bs=2, **shared), fine=mine_dls(index, 'fine', bs=3, **shared))
+        return dict(coarse=mine_dls(index, 'coarse', bs=2, **shared), fine=mine_dls(index, 'fine', bs=2, **shared))
     set_seed(0)
     teacher = quiet(teacher_learner(coarse, lr=1e-3, **NET), 2).model
     small = SimpleNamespace(teacher=teacher, **loaders(32))
@@ -133,6 +133,48 @@ def test_methods_differ(world):
     ends = world.ends
     assert not [(a, b) for a,b in combinations(ends, 2) if same(ends[a], ends[b])]
 
+class Inputs(Callback):
+    "What the student sees: the batches, and the random numbers from which its dropout is drawn"
+    order,run_valid = -10,False # before a method runs anything else in the step
+    def before_fit(self): self.seen = []
+    def before_batch(self): self.seen.append((*self.xb, *self.yb, torch.get_rng_state()))
+
+class OneDrawMore(Callback):
+    "A random number in each step that nobody uses"
+    order,run_valid = 16,False
+    def after_loss(self): torch.rand(()), random.random(), np.random.rand()
+
+def inputs(name, world, *cbs, **options):
+    "All that the student saw in two epochs"
+    quiet(learner(name, world.small, seen := Inputs(), *cbs, **options), 2)
+    return seen.seen
+
+VARIANTS = [('minec2f', dict(prediction_attention='shuffled')), ('fda', dict(target_labels='none')),
+            ('minec2f', dict(unlabelled=True)), ('minec2f+', dict(lambda_u=1., unlabelled=True))]
+
+@pytest.fixture(scope='module')
+def seen_by_finetune(world): return inputs('finetune', world)
+
+@pytest.mark.parametrize('name, options', [*((o, {}) for o in METHODS), *VARIANTS], ids=str)
+def test_all_see_the_same(name, options, world, seen_by_finetune):
+    "Whatever a method draws for itself: every step has the fine batch and the dropout that fine-tuning has"
+    asked = dict(unlabelled_dls=world.small.coarse) if 'unlabelled' in options else {}
+    found = inputs(name, world, **{k: v for k,v in options.items() if k!='unlabelled'}, **asked)
+    assert len(found)==len(seen_by_finetune)==2*len(world.small.fine.train)
+    for step,expected in zip(found, seen_by_finetune):
+        for a,b in zip(step, expected): assert torch.equal(a.nan_to_num(9.), b.nan_to_num(9.))
+
+def test_steps_differ(seen_by_finetune):
+    "The seed of a step is not that of another one"
+    states = [state for *_, state in seen_by_finetune]
+    assert not [(a, b) for a,b in combinations(range(len(states)), 2) if torch.equal(states[a], states[b])]
+
+@pytest.mark.parametrize('name', ['finetune','minec2f','joint','er','dacs','adaptsegnet'])
+def test_a_discarded_draw_changes_nothing(name, world):
+    "A number that is drawn after all that a method draws does not reach the next step"
+    ends = [state(quiet(learner(name, world.small, *cbs), 2).model) for cbs in ((), (OneDrawMore(),))]
+    assert same(*ends)
+
 def hooks(learn):
     modules = [*learn.model.modules(), *learn.method.teacher.modules()]
     return sum(len(o._forward_hooks)+len(o._forward_pre_hooks) for o in modules)
@@ -189,6 +231,26 @@ def test_numbers_that_depend_on_the_classes(world):
     with pytest.raises(LabelError, match='K = 3'): learner('minec2f+', world.three, flip=torch.eye(2))
     weights = [learner('sppa', o).method.weights['kd'] for o in (world.small, world.three)]
     assert weights==[2.5, 5/3]  # 5 over the classes, as released
+
+@pytest.mark.parametrize('name', METHODS)
+def test_the_old_domain_has_a_network(name, world):
+    "Every method says what predicts the coarse domain after its training; it is an ordinary network"
+    learn = quiet(learner(name, world.small))
+    old = learn.method.old_branch().eval()
+    x = world.small.coarse.valid.one_batch()[0]
+    with torch.no_grad(): differs = not torch.equal(old(x), plain(learn.model).eval()(x))
+    assert old.state_dict().keys()==world.teacher.state_dict().keys()
+    assert differs==(name in ('mdil','lwf_twohead'))
+
+def test_rates_and_epochs_that_depend_on_the_method(world):
+    assert learner('mdil', world.small).encoder_lr_mult==.01      # 5e-6 beside 5e-4, as released
+    assert learner('mdil', world.small, encoder_lr_mult=.3).encoder_lr_mult==.3
+    assert learner('finetune', world.small).encoder_lr_mult==.1
+    for name in ('fda','dacs','adaptsegnet'):
+        used, none = (learner(name, world.small, keep_best=None, target_labels=o) for o in ('used','none'))
+        assert hasattr(used, 'keep_best') and not hasattr(none, 'keep_best')
+        with pytest.raises(OptionError, match='must not see'):
+            learner(name, world.small, keep_best=True, target_labels='none')
 
 @pytest.mark.parametrize('name', ['finetune','joint','mdil','adaptsegnet','er','minec2f','lwf_twohead'])
 def test_wrapped_networks(name, world):

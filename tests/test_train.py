@@ -47,6 +47,9 @@ def test_smoke(default):
     metrics, out = default
     check_outputs(out, metrics, ['teacher','minec2f','finetune','fine_only'])
     assert metrics['config']['profile']=='smoke' and metrics['config']['lambda_f']==.1
+    assert set(metrics['scene_scores'])==set(metrics['scores']) and not metrics['maps']['s0000']['seen_in_training']
+    for name,o in metrics['scene_scores'].items():
+        assert o['scenes']==1 and o['pixels']==sum(map(sum, metrics['per_scene'][name][0]['confusion']))
 
 def test_predict(repo, default, tmp_path, monkeypatch):
     "The other notebook maps the same scene with the saved bundle: the same polygons"
@@ -185,6 +188,7 @@ def test_real(repo, real, tmp_path, monkeypatch):
                   bands='B04,B03,B02', bs=16, scene=str(data/'scenes'/'tail_100.tif'), **SMALL)
     check_outputs(tmp_path/'real', metrics, ['teacher','minec2f','finetune'])
     assert metrics['chips']['fine']['test']>0 and metrics['chips']['coarse'].get('test', 0)==0
+    assert metrics['maps']['tail_100']['seen_in_training'] and metrics['scene_scores']=={}  # its site is a coarse one
 
 @pytest.mark.gpu
 def test_gpu(repo, tmp_path, monkeypatch):

@@ -1,2 +1,2 @@
 "What there is to train a student with. Importing this package makes every method known by its name."
-from . import attentive, baselines, incremental, branches, replay, adapt, plus  # noqa: F401
+from . import attentive, baselines, incremental, branches, replay, adapt, plus, relatives  # noqa: F401

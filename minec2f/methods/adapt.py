@@ -34,6 +34,7 @@ class Adaptation(WithCoarse):
         if target_labels=='none': fine_weight = 0.
         super().__init__(teacher, coarse_dls, fine_weight, coarse_weight)
         self.target_labels = target_labels
+        self.fine_labels = target_labels=='used'
 
     @property
     def target_valid(self): # (B,H,W) bool, pixels of the fine batch that count

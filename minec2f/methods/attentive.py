@@ -16,8 +16,9 @@ from torch.nn import functional as F
 
 from ..core import *
 from .distill import (
-    FACTORS, attention_transfer, channelwise_distillation, check_reliability, entropy_percentile, feature_distillation,
-    prediction_distillation, reliability, shuffled_weight, uniform_weight, weighted_feature_distillation)
+    FACTORS, attention_guided_distillation, attention_transfer, channelwise_distillation, check_reliability,
+    entropy_percentile, feature_distillation, prediction_distillation, reliability, shuffled_weight, uniform_weight,
+    weighted_feature_distillation)
 from .gradcam import GradTaps, attention_loss, grad_cam
 from ..method import *
 from ..models import gated_level, gates_of
@@ -42,6 +43,7 @@ FEATURE_ATTENTION = dict(
     cbam_weight = Comparison(weighted_feature_distillation, gates=True),
     at          = Comparison(attention_transfer),
     cwd         = Comparison(channelwise_distillation),
+    attnfd      = Comparison(attention_guided_distillation, gated=True),
     uniform     = Comparison(feature_distillation),
     gradcam     = Comparison(), # maps are compared instead
     none        = Comparison())

@@ -133,6 +133,7 @@ class MDIL(Method):
     "MDIL: adapters, norm layers and a decoder of its own for the new domain; the old branch is held to the teacher"
     source = 'MDIL, Garg et al. 2022 (adapted)'
     bn = 'student'
+    encoder_lr_mult = .01 # of the shared convolutions, as released: 5e-6 beside 5e-4
     # set in each step
     old_logits:Tensor # (B,K,H,W) of the old branch, for the fine batch
 
@@ -159,6 +160,11 @@ class MDIL(Method):
         with evaluating(self.model):
             self.old_logits = functional_call(self.network.net, self.old_parts, tuple(self.xb))
     def kd_loss(self): return self.divergence(self.old_logits, self.teacher_logits, self.valid)
+
+    def old_branch(self):
+        net = copy.deepcopy(self.network.net)
+        net.load_state_dict(swapped(self.network, self.teacher), strict=False)
+        return folded(net)
 
 # %% ../../nbs/11b_branches.ipynb #d56fb01e
 def _convs(channels, kernels, dilation): # convolutions with leaky ReLU between and after

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FACTORS', 'full_precision', 'unit', 'feature_distillation', 'weighted_feature_distillation', 'attention_transfer',
-           'channelwise_distillation', 'boundary_weight', 'confidence_weight', 'agreement_weight', 'check_reliability',
-           'reliability', 'uniform_weight', 'shuffled_weight', 'entropy_percentile', 'prediction_distillation',
-           'distillation', 'soft_cross_entropy', 'selectivity']
+           'channelwise_distillation', 'attention_guided_distillation', 'boundary_weight', 'confidence_weight',
+           'agreement_weight', 'check_reliability', 'reliability', 'uniform_weight', 'shuffled_weight',
+           'entropy_percentile', 'prediction_distillation', 'distillation', 'soft_cross_entropy', 'selectivity']
 
 # %% ../../nbs/10_distill.ipynb #337f8ab2
 import math
@@ -76,6 +76,15 @@ def channelwise_distillation(
     def divergence(log_s, log_t): return (log_t.exp()*(log_t-log_s)).sum(2).mean()
     per_level = [divergence(log_p(s), log_p(t.detach())) for s,t in zip(student, teacher)]
     return tau**2*torch.stack(per_level).mean()
+
+def attention_guided_distillation(
+    student:list, # Gated features (B,C,H,W) of each level
+    teacher:list, # Features of the same shapes; no gradient flows there
+)->Tensor: # Scalar, at most 4 times the number of levels over B
+    "Squared distance of features with unit length over the whole batch, over its size, summed (AttnFD, as released)"
+    def whole(f): return full_precision(f)/full_precision(f).norm().clamp(min=1e-8)  # (B,C,H,W)
+    gaps = [whole(s)-whole(t.detach()) for s,t in zip(student, teacher)]
+    return torch.stack([gap.pow(2).sum()/len(gap) for gap in gaps]).sum()
 
 # %% ../../nbs/10_distill.ipynb #b8f4ea75
 def boundary_weight(
@@ -154,11 +163,12 @@ def shuffled_weight(
     weight:Tensor, # (B,H,W)
     valid:Tensor,  # (B,H,W) bool
 )->Tensor: # (B,H,W)
-    "The control: the same weights, in random places of the same image"
+    "The control: the same weights, in random places of the same image; torch's own generators are not drawn from"
+    places = torch.Generator().manual_seed(torch.initial_seed()^1)  # begins where the step's seed says
     res = weight.clone()
     for w,v in zip(res, valid):
-        order = torch.randperm(int(v.sum()), device=w.device)
-        w[v] = w[v][order]
+        order = torch.randperm(int(v.sum()), generator=places)
+        w[v] = w[v][order.to(w.device)]
     return res
 
 def entropy_percentile(

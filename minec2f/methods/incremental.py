@@ -89,6 +89,11 @@ class LwFTwoHead(LwF):
         h, w = self.pred.shape[-2:]
         self.old_logits = self.network.old_head(self.head_input)[..., :h, :w]
 
+    def old_branch(self):
+        net = copy.deepcopy(super().old_branch())
+        net.head = copy.deepcopy(self.network.old_head)
+        return net
+
 # %% ../../nbs/11a_incremental.ipynb #f5fd8077
 @register('lwm')
 class LwM(LwF):

@@ -7,7 +7,7 @@ __all__ = ['TEACHER', 'STUDENT', 'data_fingerprint', 'split_fingerprint', 'ladde
            'LadderSeed', 'run_ladder']
 
 # %% ../../nbs/14c_ladder.ipynb #ffc21528
-import gc, re, shutil, time
+import gc, platform, re, shutil, time
 from functools import cached_property
 from inspect import signature
 from numbers import Integral
@@ -23,7 +23,7 @@ from .. import __version__
 from ..core import *
 from ..method import *
 from ..raster import *
-from ..chips import UNLABELLED, load_index
+from ..chips import UNLABELLED, load_index, load_scenes
 from ..splits import assert_no_leak, site_split
 from ..data import mine_dls
 from ..losses import SegLoss
@@ -33,6 +33,8 @@ from ..methods.baselines import CoarseOnly
 from ..learner import c2f_learner, reseed, teacher_learner
 from ..bundle import Bundle, load_bundle, read_card, save_bundle
 from ..evaluate import evaluate, summarize
+from ..scenescores import check_scenes, evaluate_scenes, seen_in_training, summarize_scenes
+from .seams import seam_scores
 from .results import PARTS, from_records, read_result, write_result
 
 # %% ../../nbs/14c_ladder.ipynb #01e99030
@@ -60,7 +62,11 @@ def ladder_settings(
     split:dict,         # Of `site_split`
     splits:str,         # 'seed', 'fixed' or 'index'
     measure:dict,       # Of `evaluate`
-)->dict: # Plain values; raises `OptionError`, `SplitError`
+    scenes:pd.DataFrame=None, # From `load_scenes`, all with masks
+    scene_measure:dict=None,  # Of `evaluate_scenes`
+    coarse_measure:dict=None, # Of `evaluate` on coarse sites; they are not measured where None
+    seams:int=0,              # How many of the scenes `seam_scores` looks at
+)->dict: # Plain values; raises `OptionError`, `SplitError`, `DatasetError`
     "All that every row and seed share"
     look_up(splits, dict.fromkeys(('seed','fixed','index')), 'splits')
     if splits=='index' and 'split' not in index:
@@ -68,8 +74,12 @@ def ladder_settings(
     loaders = dict(loaders or {})
     loaders['bands'] = loaders.get('bands') or raster_bands(index['image'].iloc[0], loaders.get('band_names'))
     loaders['device'] = str(loaders.get('device') or default_device())
-    return plain_values(dict(data=data_fingerprint(index), splits=splits, split=split or {}, loaders=loaders,
-                             measure=measure or {}))
+    settings = dict(data=data_fingerprint(index), splits=splits, split=split or {}, loaders=loaders,
+                    measure=measure or {})
+    if scenes is not None:
+        settings['scenes'] = dict(data=data_fingerprint(check_scenes(scenes)), measure=scene_measure or {}, seams=seams)
+    if coarse_measure is not None: settings['coarse'] = coarse_measure
+    return plain_values(settings)
 
 # %% ../../nbs/14c_ladder.ipynb #57a990ff
 def seed_numbers(
@@ -125,22 +135,26 @@ class LadderSeed:
         index:pd.DataFrame, # From `load_index`
         seed:int,           # Of the split (unless fixed), the weights and the batches
         folder:Path,        # Where its files go
-        settings:dict,      # From `ladder_settings`: data, splits, split, loaders, measure
+        settings:dict,      # From `ladder_settings`: data, splits, split, loaders, measure, perhaps scenes and coarse
         teacher:dict,       # Recipe of most rows: its teacher is called 'teacher'
+        scenes:pd.DataFrame=None, # From `load_scenes`; those near train or validation chips of this seed are left out
         **reading,          # cache and workers of `mine_dls`, which do not change results
     ):
         self.seed, self.folder = int(seed), Path(folder)
         self.settings, self.main, self.reading = settings, teacher, reading
         number = 0 if settings['splits']=='fixed' else self.seed
         self.index = index if settings['splits']=='index' else site_split(index, seed=number, **settings['split'])
-        assert_no_leak(self.index, settings['split'].get('buffer_km', 10.))
-        self.base = {k: v for k,v in settings.items() if k!='measure'}
+        buffer_km = settings['split'].get('buffer_km', 10.)
+        assert_no_leak(self.index, buffer_km)
+        self.scenes = None if scenes is None else scenes[~seen_in_training(scenes, self.index, buffer_km)]
+        self.measuring = {k: settings[k] for k in ('measure','scenes','coarse') if k in settings}
+        self.base = {k: v for k,v in settings.items() if k not in self.measuring}
         self.base |= dict(seed=self.seed, split_hash=split_fingerprint(self.index))
 
     def file(self, name): return self.folder/f'{name}.json'
     def config(self, plan):
         "All that shapes the result of a row"
-        config = self.base | dict(measure=self.settings['measure']) | plan
+        config = self.base | self.measuring | plan
         if plan['student'].get('unlabelled'): config['unlabelled'] = self.unlabelled_hash
         return config
 
@@ -156,16 +170,30 @@ class LadderSeed:
     def unlabelled_hash(self): return data_fingerprint(self.index, True)
 
 # %% ../../nbs/14c_ladder.ipynb #d765a78e
+def _curve(learn): # mIoU on the validation sites after each epoch
+    column = learn.recorder.metric_names.index('miou')-1  # the first name is the epoch's, whose number is not kept
+    return [round(float(o[column]), 5) for o in learn.recorder.values]
+
 def _fit(learn, epochs, seed, title, checkpoint): # What it took
     start = time.time()
     learn.title = title
     if epochs:
         kept = checkpoint if epochs>1 else None  # a single epoch is taken up nowhere
         with learn.no_bar(): learn.fit_poly(epochs, seed=seed, checkpoint=kept)
-    return dict(steps=epochs*len(learn.dls.train), seconds=time.time()-start)
+    return dict(steps=epochs*len(learn.dls.train), seconds=time.time()-start, curve=_curve(learn))
 
 @patch
 def _checkpoint(self:LadderSeed, name, config): return self.folder/'checkpoints'/f'{name}-{fingerprint(config)[:8]}'
+
+@patch
+def lock(self:LadderSeed,
+    name:str,         # Of a row or a teacher
+    timeout:float=-1, # Seconds to wait for another process; for as long as it takes where -1
+)->FileLock: # A context; raises `Timeout`
+    "What is made here is made by one process at a time"
+    folder = self.folder/'locks'
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder/f'{name}.lock', timeout=timeout)
 
 # %% ../../nbs/14c_ladder.ipynb #d07b6cdb
 @patch
@@ -178,16 +206,21 @@ def _train_teacher(self:LadderSeed, name, recipe, config, part):
     shutil.rmtree(kept, ignore_errors=True)
 
 @patch
+def _teacher_place(self:LadderSeed, recipe):
+    return self.folder/('teacher' if recipe==self.main else f'teacher-{fingerprint(recipe)[:8]}')
+
+@patch
 def teacher(self:LadderSeed,
     recipe:dict, # epochs, loss, lr, …, and the network
     part:str='', # What to say of its place among others
 )->Bundle: # Trained now, or before; raises `DatasetError` where it was made otherwise
     "The teacher of one recipe"
-    name = 'teacher' if recipe==self.main else f'teacher-{fingerprint(recipe)[:8]}'
-    path = self.folder/name
+    path = self._teacher_place(recipe)
+    name = path.name
     config = self.base | dict(teacher=recipe)
-    if path.exists(): check_same(path, read_card(path)['info']['config'], config)
-    else: self._train_teacher(name, recipe, config, part)
+    with self.lock(name): # where another process trains it, wait
+        if path.exists(): check_same(path, read_card(path)['info']['config'], config)
+        else: self._train_teacher(name, recipe, config, part)
     bundle = load_bundle(path, self.fine_dls.device)
     bundle.model.weights = recipe.get('weights')  # a student that starts from scratch starts as its teacher did
     return bundle
@@ -205,16 +238,57 @@ def learner(self:LadderSeed,
     return c2f_learner(self.fine_dls, teacher, plan['method'], coarse_dls=self.coarse_dls, **args)
 
 @patch
+def _reading(self:LadderSeed): # Of `evaluate`
+    return dict(band_names=self.settings['loaders'].get('band_names'), device=str(self.fine_dls.device))
+
+@patch
 def measure(self:LadderSeed,
     model,           # Network
     chips:int=None,  # Of each part, at most; all where None
-)->dict: # 'test' and 'valid': tables of `evaluate`
-    "Measure on the fine test sites, and apart from them on the fine validation sites"
+)->dict: # 'test' and 'valid': tables of `evaluate`; 'scenes', where there are any: of `evaluate_scenes`
+    "Measure on the fine test sites, apart from them on the fine validation sites, and on whole scenes"
     bundle = Bundle(plain(model), self.coarse_dls.spec)
     fine = self.index[self.index['domain']=='fine']
-    reading = dict(band_names=self.settings['loaders'].get('band_names'), device=str(self.fine_dls.device))
-    return {part: evaluate(bundle, fine[fine['split']==part][:chips], **reading, **self.settings['measure'])
-            for part in PARTS}
+    reading = self._reading()
+    tables = {part: evaluate(bundle, fine[fine['split']==part][:chips], **reading, **self.settings['measure'])
+              for part in PARTS}
+    if self.scenes is None: return tables
+    options = reading | self.settings['scenes']['measure']
+    unseen = self.scenes[:chips]
+    return tables | dict(scenes=evaluate_scenes(bundle, unseen, **options) if len(unseen) else pd.DataFrame())
+
+# %% ../../nbs/14c_ladder.ipynb #ada1b284
+@patch
+def measure_coarse(self:LadderSeed,
+    net,             # Network for the coarse domain, such as `Method.old_branch` gives
+    chips:int=None,  # At most; all where None
+)->pd.DataFrame: # Table of `evaluate`
+    "Measure on the coarse validation sites, against the labels that are trained on"
+    sites = self.index[(self.index['domain']=='coarse') & (self.index['split']=='valid')]
+    options = self._reading() | self.settings['measure'] | dict(given=True) | self.settings['coarse']
+    return evaluate(Bundle(plain(net), self.coarse_dls.spec), sites[:chips], **options)
+
+@patch
+def seams(self:LadderSeed,
+    model, # Network
+)->dict: # Of `seam_scores`; empty where they are not wanted, or all scenes were seen in training
+    "What the maps of the first scenes know of their windows"
+    n = self.settings.get('scenes', {}).get('seams', 0)
+    if not n or not len(self.scenes): return {}
+    bundle = Bundle(plain(model), self.coarse_dls.spec)
+    # windows as in training: with larger ones there are too few in a scene to tell their places apart
+    scores = seam_scores(bundle, self.scenes[:n], size=bundle.size, **self._reading())
+    return {k: v for k,v in scores.items() if v==v}  # JSON has no NaN
+
+@patch
+def measure_all(self:LadderSeed,
+    learn,           # Learner of a row
+    chips:int=None,  # Of each part, at most; all where None
+)->dict: # As from `measure`, and 'coarse' where that is wanted
+    "Measure a row"
+    tables = self.measure(learn.model, chips)
+    if 'coarse' not in self.settings: return tables
+    return tables | dict(coarse=self.measure_coarse(learn.method.old_branch(), chips))
 
 # %% ../../nbs/14c_ladder.ipynb #3cf49597
 @patch
@@ -227,15 +301,17 @@ def check(self:LadderSeed,
         key = fingerprint(plan['teacher'])
         try:
             if key not in nets: nets[key] = teacher_learner(self.coarse_dls, **_learner_args(plan['teacher'])).model
-            self.learner(plan, nets[key])
+            learn = self.learner(plan, nets[key])
         except MineC2FError as e: raise type(e)(f'row {name}: {e}') from e
-    for net in list(nets.values())[:1]: self.measure(net.to(self.fine_dls.device), 1)
+    learn.model.to(self.fine_dls.device)
+    self.measure_all(learn, 1)
 
 # %% ../../nbs/14c_ladder.ipynb #026a35b7
-def _versions(): # Name -> text
+def _versions(device): # Name -> text; 'cuda', say
     "What computed a result, apart from its configuration"
+    processor = torch.cuda.get_device_name(device) if torch.device(device).type=='cuda' else platform.processor()
     return dict(minec2f=__version__, torch=torch.__version__, fastai=fastai.__version__,
-                segmentation_models_pytorch=smp.__version__)
+                segmentation_models_pytorch=smp.__version__, processor=processor or platform.machine())
 
 @patch
 def run(self:LadderSeed,
@@ -250,12 +326,15 @@ def run(self:LadderSeed,
     learn = self.learner(plan, self.teacher(plan['teacher'], part))
     made = _fit(learn, plan['student']['epochs'], self.seed, f'seed {self.seed} {name}{part}', kept)
     start = time.time()
-    tables = self.measure(learn.model)
+    tables = self.measure_all(learn)
+    seams = self.seams(learn.model)
     took = time.time()-start
     if keep: save_bundle(self.folder/name, SimpleNamespace(model=plain(learn.model), dls=learn.dls), config=config)
     best = getattr(getattr(learn, 'keep_best', None), 'epoch_kept', None)
+    taught = read_card(self._teacher_place(plan['teacher']))['weights_sha256']
+    made |= dict(evaluate_seconds=took, versions=_versions(self.fine_dls.device))
     res = write_result(self.file(name), name, self.seed, config, tables, hash=fingerprint(config), epoch_kept=best,
-                       evaluate_seconds=took, versions=_versions(), **made)
+                       teacher=taught[:16], seams=seams, **made)
     shutil.rmtree(kept, ignore_errors=True)
     return res
 
@@ -284,8 +363,11 @@ def missing(self:LadderSeed,
 # %% ../../nbs/14c_ladder.ipynb #33e6f3b6
 def _say_result(res):
     test, valid = (summarize(from_records(res[o], res['classes']))['miou'] for o in PARTS)
+    whole = ''
+    if records := res.get('scenes'):
+        whole = f"  scenes {summarize_scenes(from_records(records, res['classes']))['miou']:.4f}"
     print(f"seed {res['seed']}  {res['name']:24} {res['steps']:6} steps {res['seconds']:6.0f} s  "
-          f'mIoU test {test:.4f}  valid {valid:.4f}', flush=True)
+          f'mIoU test {test:.4f}  valid {valid:.4f}{whole}', flush=True)
 
 def _say_done(run, rows):
     if not rows: return
@@ -293,16 +375,19 @@ def _say_done(run, rows):
     file = f'{run.folder.name}/<row>.json'
     print(f'seed {run.seed}: {done} there already; to run a row again, remove its file {file}', flush=True)
 
+def _run_row(run, name, plan, keep, part):
+    if run.done(name, plan): return # by another process, meanwhile
+    _say_result(run.run(name, plan, keep, part))
+    gc.collect()  # a Learner and its callbacks hold each other; without this, networks pile up
+
 def _run_seed(run, plans, keep):
     run.folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(run.folder/'.lock', timeout=0):
-            remove_leftovers(run.folder)
-            todo = run.missing(plans)
-            for k,(name,plan) in enumerate(todo.items(), 1):
-                _say_result(run.run(name, plan, keep, f', row {k} of {len(todo)}'))
-                gc.collect()  # a Learner and its callbacks hold each other; without this, networks pile up
-    except Timeout: print(f'seed {run.seed} is being worked on by another process; left to it', flush=True)
+    remove_leftovers(run.folder)
+    todo = run.missing(plans)
+    for k,(name,plan) in enumerate(todo.items(), 1):
+        try:
+            with run.lock(name, timeout=0): _run_row(run, name, plan, keep, f', row {k} of {len(todo)}')
+        except Timeout: print(f'seed {run.seed} {name} is being worked on by another process; left to it', flush=True)
 
 # %% ../../nbs/14c_ladder.ipynb #c40ed12e
 def run_ladder(
@@ -320,17 +405,23 @@ def run_ladder(
     cache:bool=True,   # Keep decoded chips in memory? (as in `mine_dls`)
     workers:int=0,     # Processes that read data
     keep:bool=False,   # Save every student as a bundle?
+    scenes=None,       # Whole scenes to test on, or what `load_scenes` reads; each seed is scored on those it never saw
+    scene_measure:dict=None, # Of `evaluate_scenes`: iou, min_area_ha, overlap, size, bs
+    coarse_measure:dict=None, # Of `evaluate`, {} or dict(ignore_px=3.) say: coarse validation sites are measured, too
+    seams:int=0,       # How many of the scenes show what a map knows of its windows (`seam_scores`)
 )->Path: # `out`, with seed_<k>/<row>.json and seed_<k>/teacher
     "Train and measure what is not done already; raises `DatasetError` where results of another configuration are there"
     index = data if isinstance(data, pd.DataFrame) else load_index(data, polygons)
     out = Path(out)
-    settings = ladder_settings(index, loaders, split, splits, measure)
+    if not (scenes is None or isinstance(scenes, pd.DataFrame)): scenes = load_scenes(scenes)
+    settings = ladder_settings(index, loaders, split, splits, measure, scenes, scene_measure, coarse_measure, seams)
     teacher = plain_values(TEACHER | (teacher or {}))
     plans = plan_methods(methods, teacher, STUDENT | (student or {}))
     if odd := [o for o in seeds if not isinstance(o, Integral)]:
         raise OptionError(f'seeds {first_few(odd)}: whole numbers were expected.')
     torch.set_flush_denormal(True)
-    runs = [LadderSeed(index, k, out/f'seed_{k}', settings, teacher, cache=cache, workers=workers) for k in seeds]
+    reading = dict(scenes=scenes, cache=cache, workers=workers)
+    runs = [LadderSeed(index, k, out/f'seed_{k}', settings, teacher, **reading) for k in seeds]
     todo = [(run, run.missing(plans)) for run in runs]
     for run,lost in todo: _say_done(run, [o for o in plans if o not in lost])
     todo = [(run, lost) for run,lost in todo if lost]

@@ -169,6 +169,7 @@ def draw_scene(
     size:int=128,       # Rows and columns
     bands:list=tuple(SYNTH_BANDS), # Names or common names out of `SYNTH_BANDS`
     mines:int=1,        # How many mines
+    spread:float=None,  # How far off the centre they may lie, share of the side (.5: anywhere); .15 for one, else .36
 )->tuple: # (C,H,W) float32 reflectance, (H,W) bool mine mask; raises `BandError` for a band that is not simulated
     "Draw a scene: reflectance at the ground, and the exact mine mask"
     pos = band_positions(SYNTH_BANDS, bands, 'a synthetic scene')
@@ -176,7 +177,8 @@ def draw_scene(
     g = make_ground(climate, size, rng)
     layers = land_layers(site, g, rng)
     mask = np.zeros((size,size), bool)
-    reach = 1.5 if mines==1 else 3.6  # metres a pixel of `size`: where mines may lie
+    if spread is None: reach = 1.5 if mines==1 else 3.6  # metres a pixel of `size`: where mines may lie
+    else: reach = 10*spread
     for _ in range(mines):
         make = artisanal_mine if rng.random()<climate.artisanal else industrial_mine
         at = rng.uniform(-1, 1, 2)*size*reach
