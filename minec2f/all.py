@@ -18,7 +18,6 @@ from .bundle import load_bundle, save_bundle
 from .maps import to_polygons
 from .predict import predict_array, predict_scene
 from .refine import refine_polygons
-from .area import area_estimate, sample_design
 from .evaluate import by_group, evaluate, summarize
 from .scenescores import evaluate_scenes, summarize_scenes
 from .viz import learning_curves
