@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['IGNORE', 'MARKER', 'MineC2FError', 'OptionError', 'BandError', 'RasterError', 'CRSError', 'GridError', 'LabelError',
-           'PolygonError', 'DatasetError', 'SplitError', 'SceneError', 'NetworkError', 'WeightsError', 'TrainingError',
-           'BundleError', 'WriteError', 'first_few', 'look_up', 'check_number', 'check_output', 'atomic',
-           'remove_leftovers', 'of_library', 'disk_errors', 'read_once', 'read_json', 'read_table', 'resolve',
+           'PolygonError', 'DatasetError', 'SplitError', 'SceneError', 'NetworkError', 'WeightsError', 'SampleError',
+           'TrainingError', 'BundleError', 'WriteError', 'first_few', 'look_up', 'check_number', 'check_output',
+           'atomic', 'remove_leftovers', 'of_library', 'disk_errors', 'read_once', 'read_json', 'read_table', 'resolve',
            'linked_groups', 'plain_values', 'fingerprint', 'file_sha256', 'check_same', 'watched']
 
 # %% ../nbs/00_core.ipynb #9bb40ce6
@@ -35,6 +35,7 @@ class SplitError(MineC2FError): "A split cannot be made, or leaks"
 class SceneError(MineC2FError): "No scene shows a place, or none shows it clearly"
 class NetworkError(MineC2FError): "A server cannot be reached, or does not answer as it should"
 class WeightsError(MineC2FError): "Encoder weights are not there, or cannot be loaded"
+class SampleError(MineC2FError): "Points are not a labelled probability sample, or do not fit their design"
 class TrainingError(MineC2FError): "Training cannot go on: a loss or gradient is no longer a number"
 class BundleError(MineC2FError): "A model bundle is incomplete or does not match what it is used on"
 class WriteError(MineC2FError): "An output could not be written; nothing was left behind"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NODATA', 'PROBABILITY_STEPS', 'encode_probability', 'decode_probability', 'to_map', 'write_cog', 'write_map',
-           'in_one_piece', 'cut_at_180', 'simplified', 'to_polygons']
+           'in_one_piece', 'cut_at_180', 'simplified', 'class_names', 'to_polygons']
 
 # %% ../nbs/12b_maps.ipynb #5ad1e1cd
 import json, os
@@ -150,8 +150,10 @@ def _check_map(src, path):
     raise RasterError(f'{path} has the bands {first_few(said)}; a map as predict_scene writes it was expected, with '
                       'class and probability, both uint8.')
 
-def _class_names(src):
-    "What a map says its classes are called; nothing where it does not say"
+def class_names(
+    src, # Open rasterio dataset of a map
+)->list: # Names, the first is background; empty where it does not say
+    "What a map says its classes are called"
     try: names = json.loads(src.tags(1).get('classes', '[]'))
     except ValueError: return []
     return names if isinstance(names, list) else []
@@ -159,7 +161,7 @@ def _class_names(src):
 def _outlines(src):
     "(class, polygon) of each patch; a class without a name is a number"
     from shapely.geometry import shape
-    names, band = _class_names(src), rasterio.band(src, 1)
+    names, band = class_names(src), rasterio.band(src, 1)
     for outline,value in features.shapes(band, mask=band, connectivity=4, transform=src.transform):
         k = int(value)
         if k!=NODATA: yield str(names[k] if k<len(names) else k), shape(outline)

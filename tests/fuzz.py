@@ -14,6 +14,7 @@ import geopandas as gpd, numpy as np, rasterio, torch
 from affine import Affine
 from shapely.geometry import box
 
+from minec2f.area import area_estimate, sample_design
 from minec2f.bands import BandStats
 from minec2f.bundle import CARD, WEIGHTS, load_bundle, save_bundle
 from minec2f.chips import load_index, read_sample
@@ -234,6 +235,28 @@ def geojson(folder):
     "Outlines as GeoJSON"
     return _polygons(folder, '.geojson', lambda rng, good: spoil_json(rng, good.decode()), 'GeoJSON')
 
+def _sample(folder, name, spoil):
+    "A labelled sample: the estimate is the one from the good file, or there is none"
+    mine = (np.random.default_rng(0).random((1,40,40))<.2).astype(np.uint8)
+    points = sample_design(write_tiff(folder/'map.tif', mine, ('class',)), 60, folder/'good.gpkg')
+    points = points.assign(reference=points['map_class'], interpreter='A, B')
+    points.to_file(folder/'good.gpkg', layer='sample')
+    points.drop(columns='geometry').to_csv(folder/'good.csv', index=False)
+    good, bad = (folder/f'good{name}').read_bytes(), folder/f'bad{name}'
+    bad.write_bytes(good)
+    def use():
+        found = area_estimate(bad, None if name=='.gpkg' else folder/'good.gpkg').table
+        assert np.isclose(found.loc['area_ha','estimate'].sum(), 16, rtol=.01) and found.notna().all(None), found
+    return lambda rng: bad.write_bytes(spoil(rng, good)), use
+
+def sample(folder):
+    "A sample with its design"
+    return _sample(folder, '.gpkg', lambda rng, good: spoil_bytes(rng, good, 20_000))
+
+def labels(folder):
+    "A sample that another program saved as a table"
+    return _sample(folder, '.csv', lambda rng, good: spoil_table(rng, good.decode()))
+
 def _catalogue(folder, *dates):
     from minec2f.world.archive import synth_archive
     from minec2f.chipping.catalog import list_scenes
@@ -259,7 +282,8 @@ def one_of_two(folder):
     "One of two scenes of a STAC catalogue: the place can be read from the other"
     return _catalogue(folder, '2021-06-12', '2022-07-19')
 
-TARGETS = {o.__name__: o for o in (card, weights, chip, scene, index, gpkg, geojson, item, one_of_two)}
+TARGETS = {o.__name__: o for o in (card, weights, chip, scene, index, gpkg, geojson, sample, labels, item,
+                                  one_of_two)}
 
 # The run
 

@@ -6,7 +6,8 @@ import pytest
 from fuzz import TARGETS, fuzz
 
 USUAL = 300
-FILES = dict(card=200, weights=100, scene=60, index=200, item=60, one_of_two=40) # of the kinds that take longer
+# of the kinds that take longer
+FILES = dict(card=200, weights=100, scene=60, index=200, sample=150, labels=200, item=60, one_of_two=40)
 
 @pytest.mark.parametrize('target', TARGETS)
 def test_damaged_files(target):
