@@ -160,7 +160,7 @@ def check_tiling(
     size:int=None,    # Pixels of a window, a multiple of 32; the bundle's where None, the largest of several
     bs:int=8,         # Windows per batch
     device=None,      # Where to compute; CUDA where there is one
-    tta:bool=False,   # The mean over eight symmetries of each window? Takes eight times as long
+    tta:bool=False,   # The mean over eight symmetries of each window? Takes up to eight times as long
 )->Tiling: # Raises `BundleError`, `GridError`, `OptionError`
     "Options as they will be used; the network is moved to its device"
     members = bundle_members(bundle)
@@ -433,7 +433,7 @@ def predict_scene(
     progress:bool=True,   # Say how long it takes?
     scale=None,           # Reflectance per DN, or one for each band; the file's where None, else the bundle's
     offset=None,          # Reflectance of DN 0, likewise
-    tta:bool=False,       # The mean over eight symmetries of each window? Takes eight times as long
+    tta:bool=False,       # The mean over eight symmetries of each window? Takes up to eight times as long
 )->Path: # `dst`, with tags as in `map_tags`; raises `CRSError`, `BundleError`, `RasterError`, `WriteError`
     "Map a whole scene as a Cloud-Optimised GeoTIFF, holding only one row of windows a model in memory"
     cut = check_tiling(bundle, overlap, size, bs, device, tta)
