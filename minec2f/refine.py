@@ -19,6 +19,7 @@ from rasterio.warp import transform_bounds
 from .core import *
 from .bands import *
 from .raster import *
+from .bundle import check_bundle
 from .maps import cut_at_180, decode_probability, in_one_piece, simplified, to_map
 from .predict import Tiling, check_scene, check_tiling, predict_pixels, read_files, try_output
 
@@ -171,7 +172,7 @@ def _window_probability(
 )->tuple: # (p, grid): (h,w) probability of not being background, NaN where not valid; the window's `Grid`
     "The map of a part of an image, in memory"
     logits, valid = predict_pixels(bundle, image.read(window), cut)
-    _, stored = to_map(logits, valid)
+    _, stored, _ = to_map(logits, valid)
     return decode_probability(stored), image.grid.part(window)
 
 # %% ../nbs/13a_refine.ipynb #752431a0
@@ -385,11 +386,11 @@ def refine_polygons(
     progress:bool=True,   # Say how long it takes?
     scale=None,           # Reflectance per DN, or one for each band; each file's where None, else the bundle's
     offset=None,          # Reflectance of DN 0, likewise
-    **options,            # Of `check_tiling`: overlap, size, bs, device
+    **options,            # Of `check_tiling`: overlap, size, bs, device, tta
 ): # `polygons` with new outlines and `RESULT_COLUMNS`; raises `PolygonError`, `CRSError`, `BundleError`, `WriteError`
     "Sharpen the outlines of a coarse inventory, one polygon at a time"
     rules = _Rules(reach_m, margin_m, threshold, min_area_ha, min_cover, simplify_m)
-    cut = check_tiling(bundle, **options)
+    cut = check_tiling(check_bundle(bundle), **options)
     suffix = vector_format(out)
     images = raster_files(images)
     if not images: raise RasterError('no image was given; images, or a folder of them, were expected.')

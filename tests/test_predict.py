@@ -3,16 +3,18 @@ import signal, subprocess, sys, time
 from pathlib import Path
 from types import SimpleNamespace
 
-import geopandas as gpd, numpy as np, papermill, pytest, rasterio, rasterio.shutil, torch
+import geopandas as gpd, numpy as np, pandas as pd, papermill, pytest, rasterio, rasterio.shutil, torch
 from rasterio.transform import from_origin
 
 from minec2f.bands import BandStats
 from minec2f.bundle import Bundle, save_bundle
 from minec2f.core import RasterError
 from minec2f.data import InputSpec
+from minec2f.evaluate import evaluate, summarize
+from minec2f.maps import to_polygons
 from minec2f.models import mine_model
 from minec2f.predict import predict_scene
-from minec2f.raster import Grid, write_raster
+from minec2f.raster import Grid, read_chip, write_raster
 
 class Bright(torch.nn.Module):
     def forward(self, x): return torch.stack([0*x[:,0], 40*(x[:,0]-.2)], 1)
@@ -101,6 +103,33 @@ def test_a_width_that_no_memory_holds_is_named(tmp_path):
     with rasterio.open(tmp_path/'wide.tif', 'w', **profile) as f: f.descriptions = ('B04',)
     with pytest.raises(RasterError, match='2147483647 pixels wide'):
         predict_scene(bright(), tmp_path/'wide.tif', tmp_path/'map.tif')
+
+def test_what_changes_nothing_measures_the_same(tmp_path):
+    "A rule of single pixels has all symmetries, a temperature moves no class, and two of the same are one"
+    image, mask = write_scene(tmp_path/'a.tif'), tmp_path/'a_mask.tif'
+    dn, _, where = read_chip(image)
+    write_raster(mask, (dn>1500).astype(np.uint8), where, nodata=255)
+    index = pd.DataFrame([dict(id='a', site='a', image=str(image), mask=str(mask), polygons='')])
+    milder = bright()
+    milder.temperature = 3.
+    want = summarize(evaluate(bright(), index, device='cpu'))
+    for asked,how in ((bright(), dict(tta=True)), (milder, {}), ([bright(), bright()], {}), ([milder], dict(tta=True))):
+        assert summarize(evaluate(asked, index, device='cpu', **how))==want
+
+def test_maps_of_before_still_give_polygons(tmp_path):
+    "They had two bands, and nobody knows how unsure they are"
+    new = predict_scene(bright(), write_scene(tmp_path/'scene.tif'), tmp_path/'new.tif', progress=False)
+    with rasterio.open(new) as f:
+        assert f.descriptions==('class','probability','uncertainty') and f.scales==(1, .004, .004)
+        x, profile, tags, of_class = f.read(), f.profile, f.tags(), f.tags(1)
+    with rasterio.open(tmp_path/'old.tif', 'w', **profile | dict(count=2, driver='GTiff')) as f:
+        f.write(x[:2])
+        f.descriptions, f.scales = ('class','probability'), (1, .004)
+        f.update_tags(**tags)
+        f.update_tags(1, **of_class)
+    old, now = (to_polygons(tmp_path/f'{o}.tif', tmp_path/f'{o}.gpkg') for o in ('old','new'))
+    assert old['mean_uncertainty'].isna().all() and now['mean_uncertainty'].between(0, 1).all()
+    pd.testing.assert_frame_equal(old.drop(columns='mean_uncertainty'), now.drop(columns='mean_uncertainty'))
 
 KILLED = '''
 import sys, time

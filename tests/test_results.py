@@ -23,6 +23,10 @@ def test_readme_shows_what_pretrained_weights_gave():
     table = runpy.run_path(str(REPO/'results'/'pretrained.py'))['table']()
     assert table in (REPO/'results'/'README.md').read_text()
 
+def test_readme_shows_what_better_probabilities_gave():
+    table = runpy.run_path(str(REPO/'results'/'probabilities.py'))['table']()
+    assert table in (REPO/'results'/'README.md').read_text()
+
 def test_verdict_is_that_of_the_tables():
     "The front page's three lines"
     text = ' '.join((REPO/'README.md').read_text().split())

@@ -4,13 +4,17 @@
 
 # %% auto #0
 __all__ = ['confidence_and_hit', 'calibration_bins', 'ece', 'brier', 'reliability_figure', 'calibration_sample',
-           'calibration_scores']
+           'calibration_scores', 'nll', 'best_temperature', 'fit_temperature']
 
 # %% ../../nbs/14f_calibration.ipynb #9eccd51c
+import copy
+
 import numpy as np, pandas as pd
-from scipy.special import softmax
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp, softmax
 
 from ..core import *
+from ..bundle import check_bundle
 from ..chips import read_label
 from ..metrics import known_labels
 from ..predict import predict_array
@@ -93,25 +97,29 @@ def reliability_figure(
     return fig
 
 # %% ../../nbs/14f_calibration.ipynb #6c219d72
-def calibration_sample(
-    bundle,               # A loaded bundle (or anything with its attributes)
-    index:pd.DataFrame,   # Chips with masks
-    label:int=1,          # Of `confidence_and_hit`
-    band_names:list=None, # What the files' layers are, where they do not say
-    **options,            # Of `predict_array`: overlap, size, bs, device
-)->pd.DataFrame: # One line a known pixel: site, said, hit; raises `DatasetError` where a chip has no mask
-    "What a model says of every pixel of some chips, and what is there"
+def _scored_chips(bundle, index, band_names, options):
+    "(site, (K,H,W) scores, (H,W) true class) of each chip; the class is `IGNORE` where pixels or class are not known"
     lost = (index['mask']=='').sum() if len(index) else 0
     if not len(index) or lost:
         raise DatasetError(f'cannot calibrate on {len(index)} chip(s), {lost} of them without a mask; give chips that '
                            'have masks.')
-    parts = []
     for row in index.to_dict('records'):
         logits, valid = predict_array(bundle, row['image'], band_names=band_names, **options)  # (K,H,W), (H,W)
-        mask = read_label({**row, 'polygons': ''}, None, n_classes=len(bundle.classes))        # (H,W)
-        p = softmax(np.where(valid, logits, 0), axis=0)
-        said, hit = confidence_and_hit(p, np.where(valid, mask, IGNORE), label)
-        parts.append(pd.DataFrame(dict(site=row['site'], said=said, hit=hit)))
+        mask = read_label({**row, 'polygons': ''}, None, n_classes=len(logits))                # (H,W)
+        yield row['site'], np.where(valid, logits, 0), np.where(valid, mask, IGNORE)
+
+def calibration_sample(
+    bundle,               # A loaded bundle (or anything with its attributes), or a list of them
+    index:pd.DataFrame,   # Chips with masks
+    label:int=1,          # Of `confidence_and_hit`
+    band_names:list=None, # What the files' layers are, where they do not say
+    **options,            # Of `predict_array`: overlap, size, bs, device, tta
+)->pd.DataFrame: # One line a known pixel: site, said, hit; raises `DatasetError` where a chip has no mask
+    "What a model says of every pixel of some chips, and what is there"
+    parts = []
+    for site,logits,y in _scored_chips(bundle, index, band_names, options):
+        said, hit = confidence_and_hit(softmax(logits, axis=0), y, label)
+        parts.append(pd.DataFrame(dict(site=site, said=said, hit=hit)))
     return pd.concat(parts, ignore_index=True)
 
 def calibration_scores(
@@ -124,3 +132,43 @@ def calibration_scores(
     return dict(ece=ece(said, hit, **kwargs), ece_mass=ece(said, hit, **kwargs | dict(mass=True)),
                 brier=brier(said, hit), ece_sites=float(np.mean(by_site)), base=float(hit.mean()),
                 pixels=len(sample), sites=len(by_site))
+
+# %% ../../nbs/14f_calibration.ipynb #e53603ef
+def nll(
+    logits:np.ndarray,    # (K,n) scores
+    y:np.ndarray,         # (n,) true class
+    temperature:float=1., # What scores are divided by
+)->float: # Nats
+    "Mean negative log-likelihood"
+    z = logits/temperature
+    return float((logsumexp(z, axis=0)-z[y, np.arange(len(y))]).mean())
+
+def best_temperature(
+    logits:np.ndarray, # (K,n) scores
+    y:np.ndarray,      # (n,) true class, n>0
+)->float: # .05-20: where classes are told apart without an error, or not at all, no T is the best
+    "The temperature of least `nll`"
+    found = minimize_scalar(lambda t: nll(logits, y, np.exp(t)), bounds=np.log([.05, 20]), method='bounded',
+                            options=dict(xatol=1e-5))
+    return float(np.exp(found.x))
+
+# %% ../../nbs/14f_calibration.ipynb #0f787687
+def fit_temperature(
+    bundle,               # A loaded bundle (or anything with its attributes); a temperature that it has is not used
+    index:pd.DataFrame,   # Chips of validation sites, with masks
+    band_names:list=None, # What the files' layers are, where they do not say
+    per_chip:int=2**16,   # Pixels of a chip that are used at most, drawn at random but always the same
+    **options,            # Of `predict_array`: overlap, size, bs, device, tta
+)->float: # For `Bundle.temperature` and `save_temperature`; raises `DatasetError`, `BundleError`
+    "The temperature that makes a model's probabilities most likely on some chips"
+    as_it_is = copy.copy(check_bundle(bundle))
+    as_it_is.temperature = 1.
+    rng = np.random.default_rng(0)
+    logits, labels = [], []
+    for _,scores,y in _scored_chips(as_it_is, index, band_names, options):
+        known = rng.permutation(np.flatnonzero(y!=IGNORE))[:per_chip]  # (n,)
+        logits.append(scores.reshape(len(scores), -1)[:, known].astype(np.float64))
+        labels.append(y.ravel()[known].astype(int))
+    labels = np.concatenate(labels)
+    if not len(labels): raise DatasetError('no pixel of these chips has a known class; give chips with masks that do.')
+    return best_temperature(np.concatenate(logits, 1), labels)
