@@ -156,6 +156,7 @@ _INPUT = dict(bands=_NAMES, stats=_NAMED, scale=_number(1e-12, 1e6), offset=_num
 _STATS = dict(bands=_NAMES, n=_some(_number(1, 1e18)), mean=_some(_number(-1e9, 1e9)), m2=_some(_number(0, 1e27)))
 _LATER = dict(trust_files=_Rule(lambda v: type(v) is bool, 'true or false')) # older bundles do not say it
 _LATER_PAGE = dict(temperature=_number(.01, 100))                            # nor those whose was never fitted
+_LATER_FPN = dict(norm='group')                                              # how those of 'fpn' were built that do not
 
 # %% ../nbs/12a_bundle.ipynb #f8ded626
 def _check_together(model, input, where):
@@ -181,6 +182,12 @@ def _check_network(config, where):
                           'again.')
 
 def _said(rules, values): return {k: o for k,o in rules.items() if k in values}
+
+def _with_later(card):
+    "The page, with what the network of an older bundle had before there was a choice"
+    model = card.get('model')
+    is_fpn = type(model) is dict and model.get('arch')=='fpn'
+    return card | dict(model=_LATER_FPN | model) if is_fpn else card
 
 def _check_card(card, where):
     _check(card, _PAGE | _said(_LATER_PAGE, card), where)
@@ -278,6 +285,7 @@ def read_card(
     if card.get('format')!=_FORMAT:
         raise BundleError(f"{path} has format {_short(card.get('format'))}; this version reads {_FORMAT}. Update "
                           "minec2f, or save the bundle again.")
+    card = _with_later(card)
     _check_card(card, path/CARD)
     if card['weights_sha256']!=_sha256(path/WEIGHTS):
         raise BundleError(f'the weights in {path} are not those its card describes (checksum differs); copy the '

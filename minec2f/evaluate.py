@@ -73,7 +73,7 @@ def _evaluate_chip(bundle, row, measure, **how):
     return dict(id=row['id'], site=row['site'], confusion=confusion, **measure.outlines(pred, truth, grid))
 
 def evaluate(
-    bundle,                # A loaded bundle (or anything with its attributes)
+    bundle,                # A loaded bundle (or anything with its attributes), or a list of such
     index:pd.DataFrame,    # The chips to measure on, with masks
     boundary_m:float=30.,  # Width of the boundary strips, metres
     tolerance_m:float=20., # Distance at which an outline still counts as right, metres
@@ -81,7 +81,7 @@ def evaluate(
     given:bool=False,      # Measure against the labels that are trained on, polygons included, instead of masks?
     ignore_px:float=0.,    # Leave out what is closer than this to an outline of the truth, px
     band_names:list=None,  # What the files' layers are, where they do not say
-    **options,             # Of `predict_array`: overlap, size, bs, device
+    **options,             # Of `predict_array`: overlap, size, bs, device, tta
 )->pd.DataFrame: # id, site, confusion, boundary_iou, boundary_f of each chip; raises `DatasetError`, `BundleError`
     "Measure a model on chips"
     index = check_index(index)

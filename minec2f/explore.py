@@ -103,7 +103,7 @@ class ChipViews:
         coarse=None,           # GeoDataFrame of coarse outlines for all chips; those the index names where None
         band_names:list=None,  # What the files' layers are, where they do not say
         tolerance_m:float=20., # Distance at which an outline still counts as right, metres
-        **options,             # Of `predict_array`: overlap, size, bs, device
+        **options,             # Of `predict_array`: overlap, size, bs, device, tta
     ): # Raises `DatasetError` for an index without chips or files, `BundleError` for what is no bundle
         bundles = bundles or {}
         if not isinstance(bundles, dict):
@@ -397,7 +397,7 @@ def explore(
     band_names:list=None,  # What the files' layers are, where they do not say
     side:int=512,          # Of the picture, px
     tolerance_m:float=20., # Of the boundary score, metres
-    **options,             # Of `predict_array`: overlap, size, bs, device
+    **options,             # Of `predict_array`: overlap, size, bs, device, tta
 )->Explorer: # Shown by a notebook; its widgets can be set from code; raises `DatasetError`, `BandError`
     "Look at chips, labels and predictions with menus and sliders"
     return Explorer(ChipViews(index, bundles, coarse, band_names, tolerance_m, **options), rgb, side)

@@ -22,7 +22,7 @@ from .core import *
 from .bands import *
 from .raster import *
 from .bundle import bundle_members
-from .maps import mean_logits, to_map, write_map
+from .maps import MAP_BANDS, mean_logits, to_map, uncertainty_kind, write_map
 # `maps` is the home of these; they can be imported from here, too
 from .maps import NODATA as NODATA, write_cog as write_cog
 from .maps import cut_at_180 as cut_at_180, in_one_piece as in_one_piece
@@ -395,8 +395,9 @@ def map_tags(
     bundle,     # As in `predict_scene`
     scene,      # From `check_scene`; of several bundles, one each
     cut:Tiling, # From `check_tiling`
+    uncertainty:bool=None, # As in `predict_scene`
 )->dict: # scene, scene_state, bundle, bands, classes, scale, offset, radiometry (who says so), size, overlap, tta, …
-    "What a map says of its making"
+    "What a map says of its making; raises `OptionError`"
     members, scenes = bundle_members(bundle), listify(scene)
     first = scenes[0]
     return dict(scene=first.name, scene_state=_state(first.path),
@@ -405,7 +406,8 @@ def map_tags(
                 scale=_each(_as_text(o.scale) for o in scenes), offset=_each(_as_text(o.offset) for o in scenes),
                 radiometry=_each(o.said for o in scenes), size=str(cut.size), overlap=f'{cut.overlap:g}',
                 tta='eight symmetries' if cut.tta else 'none',
-                uncertainty='disagreement' if len(members)>1 else 'entropy', minec2f=__version__)
+                uncertainty=uncertainty_kind(len(members), len(members[0].classes), uncertainty),
+                minec2f=__version__)
 
 # %% ../nbs/13_predict.ipynb #10aaf303
 def read_files(
@@ -442,6 +444,7 @@ def predict_scene(
     scale=None,           # Reflectance per DN, or one for each band; the file's where None, else the bundle's
     offset=None,          # Reflectance of DN 0, likewise
     tta:bool=False,       # The mean over eight symmetries of each window? Takes up to eight times as long
+    uncertainty:bool=None,# A third band? Where None, of several models or more than two classes, where it says more
 )->Path: # `dst`, with tags as in `map_tags`; raises `CRSError`, `BundleError`, `RasterError`, `WriteError`
     "Map a whole scene as a Cloud-Optimised GeoTIFF, holding only one row of windows a model in memory"
     cut = check_tiling(bundle, overlap, size, bs, device, tta)
@@ -450,9 +453,10 @@ def predict_scene(
     if Path(dst).suffix.lower() not in ('', '.tif', '.tiff'):
         raise WriteError(f'{dst}: a map is a GeoTIFF; choose a name that ends in .tif.')
     scenes = _check_scenes(bundle, src, band_names, scale, offset)
-    maps = (to_map(*rows) for rows in _rows_of_all(bundle, scenes, cut, progress))
-    tags = map_tags(bundle, scenes, cut)
-    return write_map(dst, maps, scenes[0].grid, bundle_members(bundle)[0].classes, tags, inputs)
+    tags = map_tags(bundle, scenes, cut, uncertainty)
+    bands = MAP_BANDS[:2] if tags['uncertainty']=='none' else MAP_BANDS
+    maps = (to_map(*rows, uncertainty) for rows in _rows_of_all(bundle, scenes, cut, progress))
+    return write_map(dst, maps, scenes[0].grid, bundle_members(bundle)[0].classes, tags, inputs, bands)
 
 # %% ../nbs/13_predict.ipynb #7c89c1a9
 def mapped_before(
@@ -465,11 +469,12 @@ def mapped_before(
     scale=None,           # As in `predict_scene`
     offset=None,          # As in `predict_scene`
     tta:bool=False,       # As in `predict_scene`
+    uncertainty:bool=None,# As in `predict_scene`
 )->bool:
     "Is `dst` a map of this scene, as it is now, by this bundle with these options?"
     if not Path(dst).is_file(): return False
     scenes = _check_scenes(bundle, src, band_names, scale, offset)
-    want = map_tags(bundle, scenes, check_tiling(bundle, overlap, size, tta=tta))
+    want = map_tags(bundle, scenes, check_tiling(bundle, overlap, size, tta=tta), uncertainty)
     try:
         with open_raster(dst) as f: found = f.tags()
     except RasterError: return False

@@ -172,7 +172,7 @@ def _window_probability(
 )->tuple: # (p, grid): (h,w) probability of not being background, NaN where not valid; the window's `Grid`
     "The map of a part of an image, in memory"
     logits, valid = predict_pixels(bundle, image.read(window), cut)
-    _, stored, _ = to_map(logits, valid)
+    _, stored, *_ = to_map(logits, valid)
     return decode_probability(stored), image.grid.part(window)
 
 # %% ../nbs/13a_refine.ipynb #752431a0

@@ -110,12 +110,12 @@ def _evaluate_scene(bundle, row, iou, min_area_ha, **how):
     return dict(id=row['id'], site=row['site'], **score_map(pred, truth, grid, bundle.classes, iou, min_area_ha))
 
 def evaluate_scenes(
-    bundle,                # A loaded bundle (or anything with its attributes)
+    bundle,                # A loaded bundle (or anything with its attributes), or a list of such
     scenes:pd.DataFrame,   # From `load_scenes`, all with masks; each must fit into memory
     iou:float=.5,          # A mapped object matches a true one above this
     min_area_ha:float=.5,  # Smallest object, hectares
     band_names:list=None,  # What the files' layers are, where they do not say
-    **options,             # Of `predict_array`: overlap, size, bs, device, …
+    **options,             # Of `predict_array`: overlap, size, bs, device, tta
 )->pd.DataFrame: # id, site and what `score_map` says of each scene; raises `DatasetError`, `BundleError`, `CRSError`
     "Map whole scenes, and measure the maps"
     scenes = check_scenes(scenes)

@@ -13,13 +13,20 @@ from minec2f.data import InputSpec
 from minec2f.evaluate import evaluate, summarize
 from minec2f.maps import to_polygons
 from minec2f.models import mine_model
-from minec2f.predict import predict_scene
+from minec2f.predict import mapped_before, predict_scene
 from minec2f.raster import Grid, read_chip, write_raster
 
 class Bright(torch.nn.Module):
     def forward(self, x): return torch.stack([0*x[:,0], 40*(x[:,0]-.2)], 1)
 
 def bright(size=64): return Bundle(Bright(), InputSpec(['B04'], BandStats(['B04'], 1, 0., 1.), size=size))
+
+class Three(torch.nn.Module):
+    def forward(self, x): return torch.stack([0*x[:,0], 40*(x[:,0]-.2), 40*(.1-x[:,0])], 1)
+
+def three_classes():
+    classes = ['background','pit','pond']
+    return Bundle(Three(), InputSpec(['B04'], BandStats(['B04'], 1, 0., 1.), size=64, classes=classes))
 
 def grid(h, w): return Grid(rasterio.CRS.from_epsg(32723), from_origin(600000, 7700000, 10, 10), h, w)
 
@@ -70,7 +77,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from test_predict import bright
-from minec2f.predict import predict_scene
+from minec2f.predict import mapped_before, predict_scene
 def peak(): return int(next(o for o in open('/proc/self/status') if o.startswith('VmHWM')).split()[1])/1024
 folder = Path(sys.argv[1])
 def map_it(name): predict_scene(bright(512), folder/name, folder/'map.tif', overlap=0, progress=False, device='cpu')
@@ -116,29 +123,53 @@ def test_what_changes_nothing_measures_the_same(tmp_path):
     for asked,how in ((bright(), dict(tta=True)), (milder, {}), ([bright(), bright()], {}), ([milder], dict(tta=True))):
         assert summarize(evaluate(asked, index, device='cpu', **how))==want
 
-def test_maps_of_before_still_give_polygons(tmp_path):
-    "They had two bands, and nobody knows how unsure they are"
-    new = predict_scene(bright(), write_scene(tmp_path/'scene.tif'), tmp_path/'new.tif', progress=False)
-    with rasterio.open(new) as f:
-        assert f.descriptions==('class','probability','uncertainty') and f.scales==(1, .004, .004)
-        x, profile, tags, of_class = f.read(), f.profile, f.tags(), f.tags(1)
-    with rasterio.open(tmp_path/'old.tif', 'w', **profile | dict(count=2, driver='GTiff')) as f:
-        f.write(x[:2])
-        f.descriptions, f.scales = ('class','probability'), (1, .004)
-        f.update_tags(**tags)
-        f.update_tags(1, **of_class)
-    old, now = (to_polygons(tmp_path/f'{o}.tif', tmp_path/f'{o}.gpkg') for o in ('old','new'))
-    assert old['mean_uncertainty'].isna().all() and now['mean_uncertainty'].between(0, 1).all()
-    pd.testing.assert_frame_equal(old.drop(columns='mean_uncertainty'), now.drop(columns='mean_uncertainty'))
+MAP_SAYS = [
+    ([bright()], None, 'none'),
+    ([bright()], True, 'entropy'),
+    ([bright(), bright()], None, 'disagreement'),
+    ([bright(), bright()], False, 'none'),
+    ([three_classes()], None, 'entropy'),
+    ([three_classes()], False, 'none')]
+
+@pytest.mark.parametrize('bundles,asked,kind', MAP_SAYS)
+def test_a_map_has_a_third_band_where_it_says_more(tmp_path, bundles, asked, kind):
+    scene = write_scene(tmp_path/'scene.tif')
+    done = predict_scene(bundles, scene, tmp_path/'map.tif', progress=False, uncertainty=asked)
+    names = ('class','probability') if kind=='none' else ('class','probability','uncertainty')
+    with rasterio.open(done) as f:
+        assert f.descriptions==names and f.tags()['uncertainty']==kind
+        assert f.scales==(1, .004, .004)[:len(names)]
+    same = dict(bundle=bundles, src=scene, dst=done)
+    assert mapped_before(**same, uncertainty=asked)
+    assert mapped_before(**same, uncertainty=kind!='none') and not mapped_before(**same, uncertainty=kind=='none')
+
+def test_polygons_of_a_map_with_and_without_uncertainty(tmp_path):
+    "The same ones; a map of before the third band is as one without"
+    scene = write_scene(tmp_path/'scene.tif')
+    plain = predict_scene(bright(), scene, tmp_path/'plain.tif', progress=False)
+    unsure = predict_scene(bright(), scene, tmp_path/'unsure.tif', progress=False, uncertainty=True)
+    with rasterio.open(unsure) as f: three = f.read()
+    with rasterio.open(plain) as f: np.testing.assert_array_equal(f.read(), three[:2])
+    two, more = (to_polygons(o, o.with_suffix('.gpkg')) for o in (plain, unsure))
+    assert len(two) and more['mean_uncertainty'].between(0, 1).all()
+    pd.testing.assert_frame_equal(two, more.drop(columns='mean_uncertainty'))
+
+@pytest.mark.parametrize('asked', [None, True])
+def test_the_table_says_how_unsure_where_the_map_does(repo, bundle, tmp_path, monkeypatch, asked):
+    write_scene(tmp_path/'a.tif')
+    run(repo, monkeypatch, tmp_path, bundle=str(bundle), scene=str(tmp_path/'a.tif'), out=str(tmp_path/'maps'),
+        min_area_ha=0, uncertainty=asked)
+    together = gpd.read_file(tmp_path/'maps'/'all_scenes.gpkg')
+    assert ('mean_uncertainty' in together)==bool(asked)
 
 KILLED = '''
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from test_predict import Bright, bright
-from minec2f.predict import predict_scene
+from minec2f.predict import mapped_before, predict_scene
 class Slow(Bright):
-    def forward(self, x): time.sleep(.05); return super().forward(x)
+    def forward(self, x): time.sleep(.3); return super().forward(x)
 b = bright()
 b.model = Slow()
 print('ready', flush=True)

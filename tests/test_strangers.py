@@ -73,10 +73,11 @@ def test_a_page_never_leads_elsewhere(bundle, tmp_path, monkeypatch, part, value
     assert time.monotonic()-start<5
 
 def test_bundle_of_an_older_version(bundle, tmp_path):
-    "As written before there was a marker in the folder, and before files were believed"
+    "Written before there was a marker in the folder, before files were believed and before there was a choice of norm"
     old = edited(bundle, tmp_path/'old')
     page = json.loads((old/CARD).read_text())
     page['input'].pop('trust_files', None)
+    assert page['model'].pop('norm')=='group'
     (old/CARD).write_text(json.dumps(page))
     (old/MARKER).unlink()
     x = torch.randn(1,4,64,64)

@@ -401,13 +401,13 @@ def run_ladder(
     loaders:dict=None, # Of `mine_dls`: bands, size, bs, scale, offset, classes, band_names, augment, jitter, device
     split:dict=None,   # Of `site_split`: valid, test, buffer_km
     splits:str='seed', # 'seed': each seed its own; 'fixed': that of seed 0 for all; 'index': the index's column `split`
-    measure:dict=None, # Of `evaluate`: boundary_m, tolerance_m, border, overlap, size, bs
+    measure:dict=None, # Of `evaluate`: boundary_m, tolerance_m, border, overlap, size, bs, tta
     polygons=None,     # Coarse outlines, where `data` is a folder
     cache:bool=True,   # Keep decoded chips in memory? (as in `mine_dls`)
     workers:int=0,     # Processes that read data
     keep:bool=False,   # Save every student as a bundle?
     scenes=None,       # Whole scenes to test on, or what `load_scenes` reads; each seed is scored on those it never saw
-    scene_measure:dict=None, # Of `evaluate_scenes`: iou, min_area_ha, overlap, size, bs
+    scene_measure:dict=None, # Of `evaluate_scenes`: iou, min_area_ha, overlap, size, bs, tta
     coarse_measure:dict=None, # Of `evaluate`, {} or dict(ignore_px=3.) say: coarse validation sites are measured, too
     seams:int=0,       # How many of the scenes show what a map knows of its windows (`seam_scores`)
 )->Path: # `out`, with seed_<k>/<row>.json and seed_<k>/teacher

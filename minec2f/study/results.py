@@ -298,11 +298,13 @@ def ladder_figure(
     return fig
 
 # %% ../../nbs/14b_results.ipynb #4a42fefe
-def _curves(path): # Row -> (epochs, seeds) validation mIoU
+def _curves(path, rows): # Row -> (epochs, seeds) validation mIoU, of those that have it
     found = {}
     for o in map(read_result, sorted(Path(path).glob('seed_*/[!.]*.json'))):
         if o.get('curve'): found.setdefault(o['name'], []).append(o['curve'])
-    return {k: np.array(v).T for k,v in found.items()}
+    known = {k: np.array(found[k]).T for k in rows if k in found}
+    if known: return known
+    raise DatasetError(f'{path} has no validation curve of {first_few(rows)}; run the ladder first.')
 
 def validation_curves(
     folders:dict,   # Title -> folder of results
@@ -310,18 +312,16 @@ def validation_curves(
 ): # matplotlib Figure; raises `DatasetError` where no such row has a curve
     "Validation mIoU by epoch: every seed thin, their mean thick"
     import matplotlib.pyplot as plt
-    fig,axs = plt.subplots(1, len(folders), figsize=(3.6*len(folders), 2.6), squeeze=False, layout='constrained')
-    for ax,(title,path) in zip(axs[0], folders.items()):
-        found = _curves(path)
-        known = [o for o in rows if o in found]
-        if not known: raise DatasetError(f'{path} has no validation curve of {first_few(rows)}; run the ladder first.')
-        for k,name in enumerate(known):
-            curve = found[name]                   # (epochs,seeds)
+    curves = {title: _curves(path, rows) for title,path in folders.items()}
+    fig,axs = plt.subplots(1, len(curves), figsize=(3.6*len(curves), 2.6), squeeze=False, layout='constrained')
+    for ax,(title,of_rows) in zip(axs[0], curves.items()):
+        for k,(name,curve) in enumerate(of_rows.items()):  # (epochs,seeds)
             epochs = np.arange(1, len(curve)+1)
             ax.plot(epochs, curve, color=f'C{k}', lw=.6, alpha=.4)
             ax.plot(epochs, curve.mean(1), color=f'C{k}', lw=1.8, label=name)
         ax.set_title(title, fontsize=9)
         ax.set_xlabel('epoch', fontsize=8)
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.tick_params(labelsize=7)
     axs[0,0].set_ylabel('mIoU, validation sites', fontsize=8)
     axs[0,-1].legend(fontsize=7)
