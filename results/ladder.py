@@ -1,11 +1,12 @@
-"""The ladder's tables of results/README.md.
+"""The ladders' tables of results/README.md.
 
-    python results/ladder.py synthetic                    # or tailings: every row with seeds 0, 1 and 2
+    python results/ladder.py synthetic                     # or another of DATA: every row with seeds 0, 1 and 2
     python results/ladder.py tailings 3,4 finetune,minec2f # these seeds, these rows
     python results/ladder.py synthetic tables              # only the tables of what is there
 
-It may be stopped and started again: one file per row and seed in results/<name>/seed_<k>/. The files belong to the
-repository: a row that is there is not run again unless its file is removed.
+It may be stopped and started again, and started several times side by side: one file per row and seed in
+results/<name>/seed_<k>/. The files belong to the repository: a row that is there is not run again unless its file is
+removed.
 """
 import sys
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from minec2f.splits import drop_near
 from minec2f.study.falsify import falsification_report
 from minec2f.study.ladder import run_ladder, seed_numbers
 from minec2f.study.paperdata import rows_there
-from minec2f.study.results import ladder_table, ladder_text, markdown
+from minec2f.study.results import ladder_table, ladder_text, markdown, validation_curves
+from minec2f.viz import save_figure
 from minec2f.synth import RARE, synth_dataset, utm_grid
 
 REPO = Path(__file__).resolve().parent.parent
@@ -174,10 +176,15 @@ def run(name, seeds, wanted=()):
 
 # --- tables
 
-def report(name, references=('finetune','fine_only','uniform')):
+REFERENCES = 'finetune', 'fine_only', 'uniform'
+
+def measured(): return [o for o in DATA if (REPO/'results'/o).is_dir()] # data sets that have results
+
+def report(name):
     "File name -> text: the tables of one data set, and what they refute"
     out = REPO/'results'/name
     there, missing = rows_there(out, list(rows(DATA[name])))
+    references = [o for o in REFERENCES if o in there]
     texts, page = {}, ''
     for part in ('test','valid'):
         table = ladder_table(out, references, part=part, rows=there)
@@ -187,14 +194,18 @@ def report(name, references=('finetune','fine_only','uniform')):
     claims = [falsification_report(out, ours)[1] for ours in ('minec2f','minec2f+') if ours in there]
     return texts | {f'{name}.md': page, f'{name}_falsification.md': f'## {name}\n\n' + '\n'.join(claims)}
 
-def summary():
-    "The table of results/README.md: some rows, both data sets"
-    parts = []
-    for name in DATA:
-        text = ladder_text(ladder_table(REPO/'results'/name, ['finetune'], rows=CLAIMS))
-        shown = text[['miou','miou - finetune','boundary_f']]
-        parts.append(shown.set_axis([f'{name}: mIoU', '− fine-tuning', 'boundary F'], axis=1))
-    return markdown(pd.concat(parts, axis=1))
+SHOWN = {'miou': 'mIoU', 'miou - finetune': '− fine-tuning', 'boundary_f': 'boundary F', 'scene_miou': 'scenes: mIoU',
+         'scene_false_alarms_1000km2': 'false alarms / 1,000 km²', 'seeds': 'seeds'}
+
+def summary(name):
+    "The table of results/README.md: rows that claims rest on"
+    out = REPO/'results'/name
+    text = ladder_text(ladder_table(out, ['finetune'], rows=rows_there(out, CLAIMS)[0]))
+    return markdown(text[[*SHOWN]].rename(columns=SHOWN))
+
+def curves():
+    "Validation mIoU of the rows that must have levelled off"
+    return validation_curves({o: REPO/'results'/o for o in measured()}, ['fine_only','finetune','minec2f'])
 
 def write(texts):
     for name,text in texts.items():
@@ -204,6 +215,7 @@ def main(name, what='0,1,2', wanted=''):
     look_up(name, DATA, 'data set')
     if what!='tables': run(name, seed_numbers(what), [o for o in wanted.split(',') if o])
     write(report(name))
+    save_figure(curves(), REPO/'results'/'curves.png')
 
 if __name__=='__main__':
     if not 2<=len(sys.argv)<=4: sys.exit(__doc__)

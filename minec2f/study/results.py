@@ -237,9 +237,13 @@ def ladder_table(
     return res.rename_axis('row')
 
 # %% ../../nbs/14b_results.ipynb #b4433133
+def _score_cell(mean, sd, digits): # Nothing where it was not measured, no deviation of a single seed
+    if np.isnan(mean): return ''
+    return f'{mean:.{digits}f}' + ('' if np.isnan(sd) else f' ± {sd:.{digits}f}')
+
 def ladder_text(
     table:pd.DataFrame, # From `ladder_table`
-    digits:int=3,       # After the point
+    digits:int=3,       # After the point; alarms are counted, and have none
 )->pd.DataFrame: # Text
     "The table with one cell a score and one a comparison"
     f = f'.{digits}f'
@@ -247,8 +251,8 @@ def ladder_text(
     comparisons = [o.removesuffix(': low') for o in table if o.endswith(': low')]
     columns = {}
     for o in scores:
-        pairs = zip(table[o], table[f'{o} sd'])
-        columns[o] = ['' if np.isnan(mean) else f'{mean:{f}} ± {sd:{f}}' for mean,sd in pairs]
+        places = 0 if o.endswith('km2') else digits
+        columns[o] = [_score_cell(mean, sd, places) for mean,sd in zip(table[o], table[f'{o} sd'])]
     for o in comparisons:
         numbers = table[[f'{o}: {k}' for k in ('difference','low','high','better','worse')]].to_numpy()
         cells = [f'{d:+{f}} [{low:+{f}}, {high:+{f}}] {better:.0f}:{worse:.0f}' for d,low,high,better,worse in numbers]
