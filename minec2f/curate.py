@@ -157,7 +157,7 @@ def curate(
     curated = facts[facts['domain']==domain] if domain else facts
     reasons = _broken_limits(curated.assign(side=curated[['height','width']].min(axis=1)), limits)
     if duplicates:
-        left = curated[[not reasons[row] for row in curated.index]]
+        left = curated.loc[[row for row in curated.index if not reasons[row]]]
         for _,part in left.groupby('domain'):
             for row,better in duplicate_of(part, near).items():
                 if better: reasons[row].append(('duplicate', f'duplicate of {better}'))

@@ -76,8 +76,8 @@ def uncertainty_kind(
 
 # %% ../nbs/12b_maps.ipynb #9a9a8f8e
 def to_map(
-    logits:np.ndarray, # (K,h,w) scores of one model, or (M,K,h,w) of several
-    valid:np.ndarray,  # (h,w) bool
+    logits:np.ndarray,     # (K,h,w) scores of one model, or (M,K,h,w) of several
+    valid:np.ndarray,      # (h,w) bool
     uncertainty:bool=None, # The third band? As in `uncertainty_kind`
 )->np.ndarray: # (2 or 3,h,w) uint8: class; encoded probability of not being background; uncertainty; 255 if not valid
     "Scores to the bands of a map; raises `BundleError` for scores that are not numbers, `OptionError`"
@@ -123,12 +123,12 @@ def _open_map(path, grid, bands, classes, tags):
         yield f
 
 def write_map(
-    dst:str|Path, # Path of the map to write, *.tif
-    rows,         # Yields (B,h,W) uint8 as `to_map` gives them, from the first row to the last
-    grid:Grid,    # Where the pixels lie
-    classes,      # Names of the classes, the first is background
-    tags:dict,    # Name -> text, of how the map was made; `to_polygons` reads `scene`
-    inputs=(),    # Paths of what is read meanwhile, which `dst` must not be
+    dst:str|Path,    # Path of the map to write, *.tif
+    rows,            # Yields (B,h,W) uint8 as `to_map` gives them, from the first row to the last
+    grid:Grid,       # Where the pixels lie
+    classes,         # Names of the classes, the first is background
+    tags:dict,       # Name -> text, of how the map was made; `to_polygons` reads `scene`
+    inputs=(),       # Paths of what is read meanwhile, which `dst` must not be
     bands=MAP_BANDS, # Names of the B bands: all of these, or the first two
 )->Path: # `dst`; raises `WriteError`
     "Write a map as a Cloud-Optimised GeoTIFF, all or nothing"

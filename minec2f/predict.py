@@ -392,9 +392,9 @@ def _as_text(numbers): return '' if numbers is None else ' '.join(f'{o:.9g}' for
 def _each(texts): return ' | '.join(dict.fromkeys(texts))  # once, where all say the same
 
 def map_tags(
-    bundle,     # As in `predict_scene`
-    scene,      # From `check_scene`; of several bundles, one each
-    cut:Tiling, # From `check_tiling`
+    bundle,                # As in `predict_scene`
+    scene,                 # From `check_scene`; of several bundles, one each
+    cut:Tiling,            # From `check_tiling`
     uncertainty:bool=None, # As in `predict_scene`
 )->dict: # scene, scene_state, bundle, bands, classes, scale, offset, radiometry (who says so), size, overlap, tta, …
     "What a map says of its making; raises `OptionError`"

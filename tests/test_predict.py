@@ -77,7 +77,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from test_predict import bright
-from minec2f.predict import mapped_before, predict_scene
+from minec2f.predict import predict_scene
 def peak(): return int(next(o for o in open('/proc/self/status') if o.startswith('VmHWM')).split()[1])/1024
 folder = Path(sys.argv[1])
 def map_it(name): predict_scene(bright(512), folder/name, folder/'map.tif', overlap=0, progress=False, device='cpu')
@@ -167,7 +167,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from test_predict import Bright, bright
-from minec2f.predict import mapped_before, predict_scene
+from minec2f.predict import predict_scene
 class Slow(Bright):
     def forward(self, x): time.sleep(.3); return super().forward(x)
 b = bright()

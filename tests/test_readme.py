@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 
 import geopandas as gpd, numpy as np, pandas as pd, papermill, pytest, rasterio, yaml
 
-from minec2f import data, learner, stac
+from minec2f import all as everything, data, learner, stac
 from minec2f.bundle import save_bundle
 from minec2f.chipping import catalog
 from minec2f.chips import load_index
@@ -120,7 +120,7 @@ def my_archive(tmp_path, monkeypatch):
         def build_here(polygons, name, out, dates, workers):
             assert name in catalog.CATALOGS
             return build(polygons, f'{server.url}/catalog.json', out, dates)
-        monkeypatch.setattr(stac, 'build_coarse_dataset', build_here)
+        for module in (stac, everything): monkeypatch.setattr(module, 'build_coarse_dataset', build_here)
         yield
 
 @pytest.fixture
