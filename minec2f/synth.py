@@ -200,10 +200,13 @@ def _write_all(folder, chips, scenes, bands, noise):
     if outlines: pd.concat(outlines, ignore_index=True).to_file(folder/'coarse.gpkg', layer='coarse')
 
 # %% ../nbs/02c_synth.ipynb #950724d5
-def _emptied(domain, empty):
-    if empty is None: return domain
-    check_number(empty, 'empty', 0, 1)
-    return replace(domain, empty=empty)
+def _as_asked(domain, empty, climates):
+    if empty is not None:
+        check_number(empty, 'empty', 0, 1)
+        domain = replace(domain, empty=empty)
+    if climates is None: return domain
+    odds = {o: look_up(o, domain.climates, 'climate') for o in climates}
+    return replace(domain, climates={k: v/sum(odds.values()) for k,v in odds.items()})
 
 def synth_dataset(
     out:str|Path,        # Folder to write; a synthetic dataset that is there is replaced, and nothing else
@@ -219,13 +222,15 @@ def synth_dataset(
     scene_mines:int|tuple=5, # Mines in a scene, or the probabilities of none, one, two, … such as `RARE`
     spread:float=None,   # How far from the centre mines may lie, share of the side (.5: anywhere), as in `draw_scene`
     empty:float=None,    # Share of chips without a mine; as the domains say where None
-)->Path: # `out`; raises `BandError` for a band that is not simulated, `WriteError`
+    climates:tuple=None, # Only these of `CLIMATES`; all in the domains' own mixes where None
+)->Path: # `out`; raises `BandError` for a band that is not simulated, `OptionError`, `WriteError`
     "Write a synthetic dataset"
     bands = [SYNTH_BANDS[o] for o in band_positions(SYNTH_BANDS, list(bands), 'a synthetic scene')]
-    coarse_domain, fine_domain = (_emptied(o, empty) for o in (COARSE_DOMAIN, FINE_DOMAIN))
+    coarse_domain, fine_domain = (_as_asked(o, empty, climates) for o in (COARSE_DOMAIN, FINE_DOMAIN))
+    scene_domain = _as_asked(FINE_DOMAIN, None, climates)
     coarse = plan_chips(n_coarse, coarse_domain, seed, 0, size, chips_per_site, 'c', spread=spread)
     fine = plan_chips(n_fine, fine_domain, seed, 1, size, chips_per_site, 'f', spread=spread)
     anywhere = spread if isinstance(scene_mines, int) else .5
-    scenes = plan_chips(n_scenes, FINE_DOMAIN, seed, 2, scene_size or 3*size, 1, 's', scene_mines, anywhere)
+    scenes = plan_chips(n_scenes, scene_domain, seed, 2, scene_size or 3*size, 1, 's', scene_mines, anywhere)
     with atomic(out, 'dataset') as tmp, disk_errors(): _write_all(tmp, coarse+fine, scenes, bands, noise)
     return Path(out)

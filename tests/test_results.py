@@ -22,7 +22,8 @@ def test_every_measured_row_is_one_of_the_ladder(ladder):
         if name in DATA: assert all(len(seeds[o])>=3 for o in ('fine_only','finetune','minec2f','uniform')), name
 
 @pytest.mark.parametrize('name', DATA)
-def test_readme_shows_the_summary(ladder, name): assert ladder['summary'](name) in (REPO/'results'/'README.md').read_text()
+def test_readme_shows_the_summary(ladder, name):
+    assert ladder['summary'](name) in (REPO/'results'/'README.md').read_text()
 
 def test_readme_shows_what_pretrained_weights_gave():
     table = runpy.run_path(str(REPO/'results'/'pretrained.py'))['table']()
