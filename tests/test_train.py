@@ -51,11 +51,18 @@ def test_smoke(default):
     for name,o in metrics['scene_scores'].items():
         assert o['scenes']==1 and o['pixels']==sum(map(sum, metrics['per_scene'][name][0]['confusion']))
 
+def test_the_best_on_validation_sites_is_chosen(default):
+    "And the test sites have no say"
+    metrics, out = default
+    assert set(metrics['validation'])=={'minec2f','finetune','fine_only'}
+    assert metrics['best']==max(metrics['validation'], key=metrics['validation'].get)
+    for o in (out/'bundle').iterdir(): assert o.read_bytes()==(out/'bundles'/metrics['best']/o.name).read_bytes()
+
 def test_predict(repo, default, tmp_path, monkeypatch):
-    "The other notebook maps the same scene with the saved bundle: the same polygons"
+    "The other notebook maps the same scene with the chosen bundle: the same map"
     metrics, out = default
     monkeypatch.chdir(repo)
-    parameters = dict(bundle=str(out/'bundles'/'minec2f'), scene=str(out/'data'/'scenes'), out=str(tmp_path/'maps'))
+    parameters = dict(bundle=str(out/'bundle'), scene=str(out/'data'/'scenes'), out=str(tmp_path/'maps'), tta=True)
     papermill.execute_notebook('nbs/predict.ipynb', str(tmp_path/'predict.ipynb'), parameters, progress_bar=False)
     again = tmp_path/'maps'
     for name in metrics['maps']:
