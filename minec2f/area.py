@@ -187,8 +187,8 @@ def _strata_table(df):
     area, pixels = (pd.to_numeric(o, errors='coerce') for o in (df['area_ha'], said.where(said.notna(), np.inf)))
     stratum = df['stratum'].map(_as_text)
     if stratum.duplicated().any() or not ((area>0) & np.isfinite(area) & (pixels>0)).all():
-        raise SampleError('the table of strata needs each stratum once, its area_ha and its pixels above 0. Leave out '
-                          'what is empty.')
+        raise SampleError('the table of strata needs each stratum once, its area_ha above 0 and its pixels above 0, '
+                          'where they are known. Leave out what is empty.')
     return pd.DataFrame(dict(stratum=stratum, area_ha=area, pixels=pixels)).reset_index(drop=True)
 
 # %% ../nbs/13b_area.ipynb #f3f728c6
@@ -525,13 +525,12 @@ def _check_name(dst, map_path):
         raise WriteError(f'{dst}: a sample with its design is a GeoPackage; choose a name that ends in .gpkg.')
     if not Path(dst).exists(): return
     try: layers = {*_layer_names(dst)}
-    except SampleError: layers = {}
-    if layers!={'sample', *_TABLES}:
-        raise WriteError(f'{dst} is there, and holds other things than a sample that was just drawn; choose another '
-                         'name, or move the file away.')
-    labels = _table(_layer(dst, 'sample'), ['reference'], dst)['reference']
+    except SampleError: layers = set()
+    labels = _table(_layer(dst, 'sample'), [], dst).get('reference', ()) if 'sample' in layers else ()
     n = sum(_as_text(o)!='' for o in labels)
-    if n: raise WriteError(f'{dst} holds {n} labelled points; choose another name, or move the file away.')
+    if n or layers!={'sample', *_TABLES}:
+        what = f'{n} labelled points' if n else 'other things than a sample that was just drawn'
+        raise WriteError(f'{dst} holds {what}; choose another name, or move the file away.')
 
 def _earlier(labels):
     "id, stratum and what was written of an earlier sample; no rows where there is none"
