@@ -262,11 +262,13 @@ def _rounded(x):
     return whole
 
 def _allocate(n, weights, pixels, least, held=0):
-    "(H,) points of each stratum, `n` together; no fewer than it has already, `held`"
-    low = np.maximum(np.minimum(min(least, n//len(pixels)), pixels), held)
-    if not max(len(pixels), low.sum())<=n<=pixels.sum():
-        raise OptionError(f'n={n} was given; at least one point for each of {len(pixels)} strata and for each that is '
-                          f'labelled already, and at most {pixels.sum():.0f}, one for each pixel, were expected.')
+    "(H,) points of each stratum, `n` together; no fewer than it has already, `held`, or than an estimate takes"
+    wanted = np.minimum(max(2, min(least, n//len(pixels))), pixels)
+    low = np.maximum(wanted, held)
+    if not low.sum()<=n<=pixels.sum():
+        raise OptionError(f'n={n} was given; at least two points for each of {len(pixels)} strata (one where it is a '
+                          'single pixel) and one for each that is labelled already, and at most '
+                          f'{pixels.sum():.0f}, one for each pixel, were expected.')
     def points(scale): return np.clip(scale*weights, low, pixels)
     def too_many(scale): return points(scale).sum()-n
     return _rounded(points(optimize.brentq(too_many, 0, (pixels/weights).max(), xtol=1e-12, rtol=1e-12)))

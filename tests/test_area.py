@@ -309,6 +309,15 @@ def test_what_is_no_probability_sample_any_more(sample, tmp_path, said):
     changed.to_file(sample, layer='sample', engine='pyogrio')  # in place, as QGIS does
     with pytest.raises(SampleError, match=said): area_estimate(sample)
 
+def test_no_sample_is_drawn_that_says_nothing(mapped, tmp_path):
+    "An estimate takes two points of each stratum: with fewer, days of interpretation would be lost"
+    with pytest.raises(OptionError, match='at least two points for each of 3 strata'):
+        sample_design(mapped, 5, tmp_path/'s.gpkg')
+    for allocation in ('neyman', 'proportional', 'equal'):
+        sample_design(mapped, 6, tmp_path/f'{allocation}.gpkg', allocation=allocation, least=0)
+        found = area_estimate(fill(tmp_path/f'{allocation}.gpkg'))
+        assert found.strata['points'].tolist()==[2, 2, 2]
+
 def test_points_without_a_place(sample, tmp_path):
     def at_first(o, place): return o.set_geometry(gpd.GeoSeries([place, *o.geometry[1:]], o.index, o.crs))
     for place in (None, Point()):

@@ -133,6 +133,15 @@ def test_a_users_folder_is_left_alone(repo, tmp_path, monkeypatch, theirs):
     with pytest.raises(MineC2FError, match='project'): cells(repo, out=str(tmp_path/'project'))
     assert contents(tmp_path)==before
 
+def test_a_foreign_bundle_is_found_before_training(repo, tmp_path, monkeypatch):
+    monkeypatch.chdir(repo)
+    (tmp_path/'out'/'bundle').mkdir(parents=True)
+    (tmp_path/'out'/'bundle'/'notes.txt').write_text('years of work')
+    (tmp_path/'out'/'run.json').write_text('{}')
+    before = contents(tmp_path)
+    with pytest.raises(MineC2FError, match='not of a bundle.*notes.txt'): cells(repo, out=str(tmp_path/'out'))
+    assert contents(tmp_path)==before
+
 def start(repo, out):
     "The command line of the README in a process of its own; what it prints goes to a file"
     command = [str(Path(sys.executable).with_name('papermill')), 'nbs/train.ipynb', f'{out}.ipynb',
