@@ -7,9 +7,10 @@ __all__ = ['TO_FILL', 'AreaEstimate', 'sample_size', 'map_strata', 'sample_desig
            'area_estimate', 'area_paragraph']
 
 # %% ../nbs/13b_area.ipynb #edee7ef2
-import json
+import json, warnings
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 
 import numpy as np, pandas as pd, rasterio
@@ -139,10 +140,11 @@ def _answers(points, classes, mapped, there, confidence, limits):
 # %% ../nbs/13b_area.ipynb #a3d0dcd7
 def _as_text(o): # 1.0 -> '1', as spreadsheets and GIS programs have numbers; None and NaN -> ''
     if o is None or o!=o or o is pd.NA: return ''
-    return str(int(o)) if isinstance(o, (float, np.floating)) and o==int(o) else str(o).strip()
+    return str(int(o)) if isinstance(o, (float, np.floating)) and o.is_integer() else str(o).strip()
 
 def _table(df, needed, what):
     "A table with lower-case names and the columns that are needed"
+    if not isinstance(df, pd.DataFrame): raise SampleError(f'{what} is a {type(df).__name__}; give a DataFrame.')
     df = df.rename(columns=lambda o: str(o).strip().lower())
     odd = [f'{o} is {"there twice" if o in df else "missing"}' for o in needed if list(df.columns).count(o)!=1]
     if not odd: return df
@@ -181,11 +183,13 @@ def _strata_table(df):
     df = _table(df, ['stratum'], 'the table of strata')
     if 'area_ha' not in df and 'pixels' in df: df = df.assign(area_ha=df['pixels'])
     df = _table(df, ['stratum','area_ha'], 'the table of strata')
-    area = pd.to_numeric(df['area_ha'], errors='coerce')
-    if df['stratum'].duplicated().any() or not (area>0).all() or not np.isfinite(area).all():
-        raise SampleError('the table of strata needs each stratum once, and its area_ha above 0.')
-    pixels = pd.to_numeric(df['pixels']) if 'pixels' in df else np.inf
-    return pd.DataFrame(dict(stratum=df['stratum'].map(_as_text), area_ha=area, pixels=pixels)).reset_index(drop=True)
+    said = df.get('pixels', pd.Series(np.inf, df.index))
+    area, pixels = (pd.to_numeric(o, errors='coerce') for o in (df['area_ha'], said.where(said.notna(), np.inf)))
+    stratum = df['stratum'].map(_as_text)
+    if stratum.duplicated().any() or not ((area>0) & np.isfinite(area) & (pixels>0)).all():
+        raise SampleError('the table of strata needs each stratum once, its area_ha above 0 and its pixels above 0, '
+                          'where they are known. Leave out what is empty.')
+    return pd.DataFrame(dict(stratum=stratum, area_ha=area, pixels=pixels)).reset_index(drop=True)
 
 # %% ../nbs/13b_area.ipynb #f3f728c6
 def _estimate(points, strata, classes, confidence, limits, facts):
@@ -215,6 +219,8 @@ def _expected(strata, expected):
     "(H,) the share of each stratum that is probably mine"
     kinds = strata['kind'] if 'kind' in strata else strata['stratum'].where(strata['stratum'].isin(_GUESS), 'mapped')
     shares = dict(zip(strata['stratum'], kinds.map(_GUESS)))
+    if not isinstance(expected, dict | None):
+        raise OptionError(f'expected={expected!r} was given; a dict of strata and shares from 0 to 1 was expected.')
     for name,share in (expected or {}).items():
         look_up(name, shares, 'stratum')
         check_number(share, f'expected[{name!r}]', .0001, .9999)
@@ -238,6 +244,7 @@ def sample_size(
     check_number(half_width_ha, 'half_width_ha', 1e-9)
     check_number(confidence, 'confidence', .5, .9999)
     weights = look_up(allocation, _ALLOCATIONS, 'allocation')
+    strata = _table(strata, ['stratum'], 'the table of strata')
     p = _expected(strata, expected)
     area, pixels = _strata_table(strata)[['area_ha','pixels']].to_numpy(float).T
     share = weights(area, p)/weights(area, p).sum()                          # (H,) of all points
@@ -255,11 +262,13 @@ def _rounded(x):
     return whole
 
 def _allocate(n, weights, pixels, least, held=0):
-    "(H,) points of each stratum, `n` together; no fewer than it has already, `held`"
-    low = np.maximum(np.minimum(min(least, n//len(pixels)), pixels), held)
-    if not max(len(pixels), low.sum())<=n<=pixels.sum():
-        raise OptionError(f'n={n} was given; at least one point for each of {len(pixels)} strata and for each that is '
-                          f'labelled already, and at most {pixels.sum():.0f}, one for each pixel, were expected.')
+    "(H,) points of each stratum, `n` together; no fewer than it has already, `held`, or than an estimate takes"
+    wanted = np.minimum(max(2, min(least, n//len(pixels))), pixels)
+    low = np.maximum(wanted, held)
+    if not low.sum()<=n<=pixels.sum():
+        raise OptionError(f'n={n} was given; at least two points for each of {len(pixels)} strata (one where it is a '
+                          'single pixel) and one for each that is labelled already, and at most '
+                          f'{pixels.sum():.0f}, one for each pixel, were expected.')
     def points(scale): return np.clip(scale*weights, low, pixels)
     def too_many(scale): return points(scale).sum()-n
     return _rounded(points(optimize.brentq(too_many, 0, (pixels/weights).max(), xtol=1e-12, rtol=1e-12)))
@@ -356,18 +365,20 @@ def _check_ranges(ranges, src, path, taken):
     if ranges and 'probability' not in src.descriptions:
         raise BandError(f'{path} has no band called probability, which strata={ranges} are ranges of.')
     for name,o in ranges.items():
-        is_range = isinstance(o, (tuple, list)) and len(o)==2 and 0<=o[0]<o[1]<=1
+        is_pair = isinstance(o, (tuple, list)) and len(o)==2 and all(isinstance(k, Real) for k in o)
+        is_range = is_pair and 0<=o[0]<o[1]<=1
         if is_range and name not in taken: continue
         raise OptionError(f'strata[{name!r}]={o!r} was given; a new name and (low, high) within 0-1 were expected.')
 
 def _map_strata(src, path, strata, rim_m, zones=None):
     "`_MapStrata` of an open map; raises `RasterError`, `BandError`, `OptionError`, `GridError`, `CRSError`"
     check_number(rim_m, 'rim_m', 0, 1e5)
-    grid, band, names = read_grid(path), _class_band(src, path), class_names(src) or ['background','mine']
+    grid, band = read_grid(path), _class_band(src, path)
+    names = [_as_text(o) for o in class_names(src)] or ['background','mine']
     if zones is not None: check_same_grid(grid, read_grid(strata), 'the map and the raster of strata')
-    if len({'rim', *names})<=len(names):
-        raise RasterError(f'{path} calls its classes {", ".join(map(str, names))}; names that differ were expected, '
-                          'and none of them rim.')
+    if len({'', 'rim', *(o.casefold() for o in names)})<len(names)+2:  # labels are read whatever their capitals
+        raise RasterError(f'{path} calls its classes {", ".join(names)}; names that differ were expected, and none of '
+                          'them rim.')
     ranges = {} if strata is None or zones is not None else strata
     _check_ranges(ranges, src, path, ['rim', *names])
     return _MapStrata(src, grid, band, names, rim_m, ranges, zones)
@@ -413,8 +424,15 @@ def _table_of(how, counts, strata_ha):
     pixels = counts.sum(0)
     codes = np.flatnonzero(pixels)
     if not len(codes): raise RasterError(f'{how.src.name} has no valid pixel; there is nothing to sample.')
+    if how.zones is None and codes.max()==0:
+        warnings.warn(f'{how.src.name} shows nothing but background. {NODATA} means "no data" in a map; if it is the '
+                      f'mine there, recode {NODATA} to 1.', stacklevel=3)
     rows = [(how.name(o), how.kind(o), strata_ha[o], pixels[o]) for o in codes]
-    return pd.DataFrame(rows, codes, columns=['stratum','kind','area_ha','pixels'])
+    table = pd.DataFrame(rows, codes, columns=['stratum','kind','area_ha','pixels'])
+    twice = table['stratum'][table['stratum'].duplicated()]
+    if not len(twice): return table
+    raise RasterError(f'{how.src.name} has two strata called {first_few(twice)}: a class without a name is called by '
+                      'its number. Name all classes, and each differently.')
 
 def map_strata(
     map_path,        # Map as `predict_scene` writes it, or a raster with one band of classes: 0 background, 255 no data
@@ -479,32 +497,42 @@ def _layer(path, name):
     try: return read_layer(path, name)
     except PolygonError as e: raise SampleError(f'{path} cannot be read as a sample: {e}') from e
 
-def _layer_names(path):
+def _layer_names(path, with_places=False):
     import pyogrio
     refuse_links(path, SampleError)
-    try: return pyogrio.list_layers(path)[:,0].tolist()
+    try: return [name for name,kind in pyogrio.list_layers(path) if kind or not with_places]
     except pyogrio.errors.DataSourceError as e: raise SampleError(f'{path} cannot be read as a sample ({e}).') from e
 
-def _read_points(path):
-    "Points of a file with what the interpreter wrote: of the layer `sample`, or of the only one"
-    suffix = Path(path).suffix.lower()
-    if suffix in ('.csv', '.txt', '.tsv'): return read_table(path)
-    is_ours = suffix=='.gpkg' and 'sample' in _layer_names(path)
-    return _layer(path, 'sample' if is_ours else None)
+def _read_points(points):
+    "Points of a table, or of a file: of its layer `sample`, or of the only one"
+    if isinstance(points, pd.DataFrame): return points
+    refuse_links(points, SampleError)
+    suffix = Path(points).suffix.lower()
+    if suffix in ('.csv', '.txt', '.tsv'): return read_table(points)
+    if suffix=='.parquet': return _layer(points, None)
+    layers = _layer_names(points, with_places=True)
+    if 'sample' in layers: return _layer(points, 'sample')
+    if len(layers)<2: return _layer(points, None)
+    raise SampleError(f'{points} has the layers {first_few(layers)}; one was expected, or one called sample. Save the '
+                      'points alone.')
 
 # %% ../nbs/13b_area.ipynb #1ba2fd2f
 TO_FILL = 'reference', 'remark', 'interpreter' # columns for the interpreter
+_TABLES = 'drawn', 'strata', 'design'          # what lies beside the layer of points
 
 def _check_name(dst, map_path):
-    "Refuse an output that is no GeoPackage, or has labels"
+    "Refuse an output that is no GeoPackage, holds labels, or anything that `sample_design` did not write there"
+    check_output(dst, inputs=[map_path])
     if Path(dst).suffix.lower()!='.gpkg':
         raise WriteError(f'{dst}: a sample with its design is a GeoPackage; choose a name that ends in .gpkg.')
-    check_output(dst, inputs=[map_path])
     if not Path(dst).exists(): return
-    try: labels = _layer(dst, 'sample')['reference']
-    except (SampleError, KeyError): return  # something else, without labels
+    try: layers = {*_layer_names(dst)}
+    except SampleError: layers = set()
+    labels = _table(_layer(dst, 'sample'), [], dst).get('reference', ()) if 'sample' in layers else ()
     n = sum(_as_text(o)!='' for o in labels)
-    if n: raise WriteError(f'{dst} holds {n} labelled points; choose another name, or move the file away.')
+    if n or layers!={'sample', *_TABLES}:
+        what = f'{n} labelled points' if n else 'other things than a sample that was just drawn'
+        raise WriteError(f'{dst} holds {what}; choose another name, or move the file away.')
 
 def _earlier(labels):
     "id, stratum and what was written of an earlier sample; no rows where there is none"
@@ -516,6 +544,9 @@ def _with_labels(points, earlier):
     "The points with the labels of an earlier sample; none of these may be lost"
     is_labelled = np.array([_as_text(o)!='' for o in earlier['reference']], bool)
     old = earlier[is_labelled].set_index('id')
+    twice = old.index[old.index.duplicated()]
+    if len(twice):
+        raise SampleError(f'the earlier sample has labels for one point twice: {first_few(twice)}; keep one.')
     lost = sorted({*old.index}-{*points['id']})
     if lost:
         raise SampleError(f'{len(lost)} labelled point(s) of the earlier sample are not among those drawn now: '
@@ -583,21 +614,32 @@ class SampleDesign:
     drawn:pd.DataFrame  # id, stratum, map_class, pixel_ha, x, y as drawn; None for a mere table of strata
     facts:dict          # map, map_sha256, classes, mapped_ha, strata, rim_m, allocation, least, expected, seed, crs …
 
+def _is_whole(facts):
+    "Does the page of a design say what is needed?"
+    if not isinstance(facts, dict): return False
+    classes, crs, pixel = (facts.get(o) for o in ('classes','crs','pixel'))
+    if not (isinstance(classes, list) and isinstance(pixel, list) and len(pixel)==2): return False
+    try: rasterio.CRS.from_user_input(crs)
+    except rasterio.errors.CRSError: return False
+    return all(isinstance(o, str) for o in classes) and all(isinstance(o, Real) and o>0 for o in pixel)
+
 def read_design(
     path, # GeoPackage that `sample_design` wrote, filled in or not
 )->SampleDesign: # Raises `SampleError`
     "How a sample was drawn, as its file says"
+    refuse_links(path, SampleError)
     there = _layer_names(path) if Path(path).suffix.lower()=='.gpkg' else []
-    lacking = [o for o in ('drawn','strata','design') if o not in there]
+    lacking = [o for o in _TABLES if o not in there]
     if lacking:
         raise SampleError(f'{path} has no table {first_few(lacking)}, which say how the points were drawn. If the '
                           'sample was saved by another program, give the file that sample_design wrote, too: strata=….')
     drawn, strata, design = (_layer(path, o) for o in ('drawn','strata','design'))
     drawn = _table(drawn, ['id','stratum','map_class','pixel_ha','x','y'], f'the table drawn of {path}')
+    strata = _table(strata, ['stratum','area_ha','pixels','points'], f'the table strata of {path}')
     try: facts = json.loads(design['design'][0])
     except (KeyError, ValueError, TypeError): facts = {}
-    if not isinstance(facts, dict) or not {'classes','crs','pixel'}<=facts.keys():
-        raise SampleError(f'{path} does not say how it was drawn: its table design is damaged. Draw the sample again.')
+    if not _is_whole(facts) or not (pd.to_numeric(drawn['pixel_ha'], errors='coerce')>0).all():
+        raise SampleError(f'{path} does not say how it was drawn: its tables are damaged. Draw the sample again.')
     return SampleDesign(_strata_table(strata).assign(points=strata['points']), drawn, facts)
 
 # %% ../nbs/13b_area.ipynb #8c827cea
@@ -608,14 +650,22 @@ def _refuse_changes(what, changes):
     raise SampleError(f'{what} is not the sample that was drawn: {"; ".join(said)}. Chance alone may choose the '
                       'points; take them as they are in the file that sample_design wrote.')
 
+def _wrapped(x, crs):
+    "Differences of longitude, a whole turn around the Earth being none"
+    if not crs.is_geographic: return x
+    half = np.pi/crs.axis_info[0].unit_conversion_factor
+    return (x+half)%(2*half)-half
+
 def _moved(points, drawn, facts):
     "Ids of points more than half a pixel from where they were drawn"
     from shapely import centroid, get_x, get_y
     if not hasattr(points, 'geom_type'): return []  # a table without places
     if points.crs is None: raise CRSError('the points have no CRS; assign the one they are in.')
-    at = centroid(points.geometry.to_crs(facts['crs']).to_numpy())  # a program may have made multipoints of them
+    shown = points.geometry.to_crs(facts['crs'])
+    at = centroid(shown.where(~shown.is_empty).to_numpy())  # a program may have made multipoints of them
     x, y = drawn.loc[points['id'], ['x','y']].to_numpy().T
-    is_near = np.maximum(abs(get_x(at)-x)/facts['pixel'][0], abs(get_y(at)-y)/facts['pixel'][1])<=.5
+    right, up = _wrapped(get_x(at)-x, shown.crs), get_y(at)-y
+    is_near = np.maximum(abs(right)/facts['pixel'][0], abs(up)/facts['pixel'][1])<=.5
     return points['id'][~is_near].tolist()
 
 def _check_drawn(points, design, what):
@@ -635,8 +685,8 @@ def _check_drawn(points, design, what):
 def _filled(sample, strata):
     "(points: stratum, map_class, pixel_ha, reference; the points as given; design) of a labelled sample"
     is_table = isinstance(sample, pd.DataFrame)
+    points = _read_points(sample)
     what = 'the sample' if is_table else Path(sample).name
-    points = sample if is_table else _read_points(sample)
     if isinstance(strata, pd.DataFrame):
         points = _table(points, ['stratum','map_class','reference'], what)
         text = {o: [_as_text(k) for k in points[o]] for o in ('stratum','map_class')}

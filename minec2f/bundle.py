@@ -9,6 +9,7 @@ __all__ = ['FILES', 'WEIGHTS', 'CARD', 'Bundle', 'check_bundle', 'Ensemble', 'bu
 # %% ../nbs/12a_bundle.ipynb #b3080fc8
 import copy, hashlib, json, os, re, shutil
 from collections import namedtuple
+from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from reprlib import repr as _short
@@ -58,13 +59,18 @@ class Bundle:
         return f'Bundle({network}; bands {bands}; classes {classes}; {self.size} px; {res})'
 
 # %% ../nbs/12a_bundle.ipynb #81611501
+_TEMPERATURES = .01, 100 # least and most; a negative one would turn a map into its opposite
+
 def check_bundle(
     bundle, # A loaded bundle, or anything with its attributes
-): # The same; raises `BundleError`
+): # The same; raises `BundleError`, `OptionError` for a temperature that is none
     "Refuse what cannot make maps"
-    if all(hasattr(bundle, o) for o in ('model','bands','classes','size','encode')): return bundle
+    if all(hasattr(bundle, o) for o in ('model','bands','classes','size','encode')):
+        check_number(getattr(bundle, 'temperature', 1.), 'temperature', *_TEMPERATURES)
+        return bundle
     hint = 'load_bundle(save_bundle(folder, learn)) of a trained Learner'
     if isinstance(bundle, (str, os.PathLike)): hint = f'load_bundle({str(bundle)!r})'
+    elif isinstance(bundle, Iterable): hint = 'several are given as a list, [*bundles]'
     raise BundleError(f'a {type(bundle).__name__} was given; a loaded bundle was expected: {hint}.')
 
 # %% ../nbs/12a_bundle.ipynb #38448b99
@@ -155,7 +161,7 @@ _INPUT = dict(bands=_NAMES, stats=_NAMED, scale=_number(1e-12, 1e6), offset=_num
               size=_whole(32, 4096, 32), res=_or(_number(.001, 1e5), _NULL))
 _STATS = dict(bands=_NAMES, n=_some(_number(1, 1e18)), mean=_some(_number(-1e9, 1e9)), m2=_some(_number(0, 1e27)))
 _LATER = dict(trust_files=_Rule(lambda v: type(v) is bool, 'true or false')) # older bundles do not say it
-_LATER_PAGE = dict(temperature=_number(.01, 100))                            # nor those whose was never fitted
+_LATER_PAGE = dict(temperature=_number(*_TEMPERATURES))                      # nor those whose was never fitted
 _LATER_FPN = dict(norm='group')                                              # how those of 'fpn' were built that do not
 
 # %% ../nbs/12a_bundle.ipynb #f8ded626
@@ -379,7 +385,7 @@ def save_temperature(
 )->Path: # `path`; raises `BundleError`, `WriteError`
     "Keep a temperature in a bundle's card"
     path = Path(path)
-    card = read_card(path) | dict(temperature=temperature)
+    card = read_card(path) | dict(temperature=_to_json(temperature, 'temperature'))
     _check_card(card, path/CARD)
     with atomic(path, kind='bundle') as tmp:
         tmp.mkdir()

@@ -7,7 +7,7 @@ __all__ = ['DOMAINS', 'UNLABELLED', 'SPLITS', 'check_split', 'read_index', 'chip
            'draw_outlines', 'read_label', 'read_sample', 'check_labels', 'load_index', 'load_scenes']
 
 # %% ../nbs/03_chips.ipynb #74b2ded9
-import unicodedata, warnings
+import os, unicodedata, warnings
 from functools import lru_cache
 from pathlib import Path
 
@@ -169,7 +169,7 @@ def _rasters_by_name(folder):
 def _stay_inside(path, folder, homes, what):
     "The path of a file that somebody named, or a link may have moved; raises `DatasetError` where it leads elsewhere"
     path = folder/path
-    if not path.exists(): raise DatasetError(f'{what}: {path} does not exist; add the file, or correct the row.')
+    if not os.path.exists(path): raise DatasetError(f'{what}: {path} does not exist; add the file, or correct the row.')
     if any(path.resolve().is_relative_to(o) for o in homes): return str(path)
     raise DatasetError(f'{what}: {path} leads out of the folder ({path.resolve()}); put the file into {folder}. A link '
                        'to a whole folder images/ or masks/ is followed.')
@@ -503,15 +503,21 @@ def load_index(
 
 # %% ../nbs/03_chips.ipynb #a93c48a1
 def _mask_beside(image):
-    "Path of `<name>_mask` beside a local image; '' where there is none"
+    "Path of `<name>_mask` beside a local image, whatever its capitals; '' where there is none"
     if is_remote(image): return ''
-    beside = [Path(image).with_name(f'{Path(image).stem}_mask{o}') for o in RASTER_SUFFIXES]
-    return next((str(o) for o in beside if o.exists()), '')
+    wanted = [f'{Path(image).stem}_mask{o}' for o in RASTER_SUFFIXES]
+    rank = {o.lower(): k for k,o in enumerate(wanted)}
+    found = [o for o in Path(image).parent.iterdir() if o.name.lower() in rank]
+    # two images may differ in capitals alone: each has the mask that is spelled as it is
+    best = min(found, key=lambda o: (o.name not in wanted, rank[o.name.lower()], o.name), default='')
+    return str(best)
 
 def _listed_scenes(folder, table):
     index = read_index(folder, table)
     index = index.assign(image=chip_files(index, folder), mask=chip_files(index, folder, 'mask'))
     _refuse(folder/table, index['id'], index['image']=='', 'scene {} has no image; name it in a column image')
+    _refuse(folder/table, index['id'], index.duplicated(['image','mask']),
+            'scene {} has the image and mask of another; name each once')
     return index
 
 def _found_scenes(rasters):
@@ -526,7 +532,7 @@ def load_scenes(
 )->pd.DataFrame: # As `load_index`; mask '' where a scene has none. Raises `RasterError`, `CRSError`, `DatasetError`, …
     "Read and check whole scenes"
     folder = Path(rasters) if isinstance(rasters, (str, Path)) and not is_remote(rasters) else None
-    if folder and (folder/table).is_file(): index = _listed_scenes(folder, table)
-    else: index = _found_scenes(folder/'scenes' if folder and (folder/'scenes').is_dir() else rasters)
+    if folder and os.path.isfile(folder/table): index = _listed_scenes(folder, table)
+    else: index = _found_scenes(folder/'scenes' if folder and os.path.isdir(folder/'scenes') else rasters)
     index, _ = _look_at_all(index.assign(polygons='', layer='', fix=False), min_side=1)
     return index

@@ -167,6 +167,8 @@ def check_output(
     inputs=(),      # Paths of what is read, which the output must not be, by whatever name or link
 ): # Raises `WriteError`
     "Refuse an output that would overwrite what is not ours, before any work is done"
+    if not isinstance(dst, (str, os.PathLike)):
+        raise WriteError(f'{str(dst)[:60]} ({type(dst).__name__}) was given as an output; a path was expected.')
     try: objection = _objection(Path(dst), kind, inputs)
     except OSError as e: raise _write_error(dst, e) from e
     if objection: raise WriteError(objection)

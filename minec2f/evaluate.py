@@ -21,7 +21,7 @@ from .predict import predict_array
 # %% ../nbs/14_evaluate.ipynb #03a1d2d2
 def check_index(
     index:pd.DataFrame, # From `load_index`, or some of its rows
-)->pd.DataFrame: # The same; raises `DatasetError`
+)->pd.DataFrame: # The same, with '' where mask or polygons are missing; raises `DatasetError`
     "Refuse what is no index of chips, or an empty one"
     if not isinstance(index, pd.DataFrame):
         raise DatasetError(f'a {type(index).__name__} was given; an index from load_index was expected.')
@@ -29,7 +29,8 @@ def check_index(
     if lost: raise DatasetError(f"the index has no column {', '.join(lost)}; give one from load_index.")
     if not len(index):
         raise DatasetError('the index has no chips; at least one was expected. Check how it was filtered.')
-    return index
+    empty = {o: index[o].isna() for o in ('mask','polygons')}  # as pandas reads a table that it saved
+    return index.assign(**{o: index[o].astype(object).where(~k, '') for o,k in empty.items() if k.any()})
 
 # %% ../nbs/14_evaluate.ipynb #8e9fb0eb
 @dataclass(frozen=True)

@@ -378,7 +378,7 @@ def _bundle_version(
         digest.update(weights.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     stats = getattr(getattr(bundle, 'spec', None), 'stats', None)
     temperature = getattr(bundle, 'temperature', 1.)
-    fitted = [] if temperature==1 else [temperature]
+    fitted = [] if temperature==1 else [float(temperature)]
     return fingerprint([digest.hexdigest(), stats and stats_to_dict(stats), *fitted])
 
 def _state(path):
@@ -414,6 +414,7 @@ def read_files(
     path, # Of a raster, or its address
 )->list: # Paths
     "The files that are read with a raster: itself, and what a virtual one is made of"
+    if not is_remote(path): refuse_links(path, RasterError)
     if Path(path).suffix.lower()!='.vrt': return [path]
     with open_raster(path) as src: return [path, *src.files]
 

@@ -12,6 +12,7 @@ __all__ = ['RASTER_SUFFIXES', 'GDAL_CACHE', 'VECTOR_FORMATS', 'Grid', 'pixel_win
 
 # %% ../nbs/01_raster.ipynb #9c4cdf44
 import json, os, re, warnings
+from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -175,7 +176,9 @@ def refuse_links(
     error:type,     # Raised where it is one
 ): # Raises `error` where it is missing, no regular file, or leads to other files under another name
     "A file that points to other files (GDAL's VRT and the like) is read only where its name says so"
-    if not Path(path).exists(): raise error(f'{path} does not exist; check the name and the folder.')
+    if not isinstance(path, (str, os.PathLike)):
+        raise error(f'{str(path)[:60]} ({type(path).__name__}) was given; the path of a file was expected.')
+    if not os.path.exists(path): raise error(f'{path} does not exist; check the name and the folder.')
     if not Path(path).is_file(): raise error(f'{path} is no regular file; the name of a file was expected.')
     if Path(path).suffix.lower() in _MAY_LEAD_ON: return
     try:
@@ -223,16 +226,21 @@ def read_grid(
 # %% ../nbs/01_raster.ipynb #adfd604e
 RASTER_SUFFIXES = '.tif', '.tiff', '.jp2', '.vrt'
 
+def _no_images(): raise RasterError('no image was given; the path of one, of a folder of them, or a list was expected.')
+
 def raster_files(
     rasters, # A folder (not searched deeper), a path, a URL, or a list of these
 )->list: # Paths, and addresses as text, without those named <scene>_mask; raises `RasterError` where there is none
     "The images in a folder, or those that are named"
-    if not isinstance(rasters, (str, Path)): return [o for r in rasters for o in raster_files(r)]
+    if isinstance(rasters, Iterable) and not isinstance(rasters, (str, bytes, os.PathLike)):
+        return [o for r in rasters for o in raster_files(r)] or _no_images()
+    if not isinstance(rasters, (str, os.PathLike)): _no_images()
     if is_remote(rasters): return [str(rasters)]
     path = Path(rasters)
-    if path.is_file(): return [path]
-    images = [o for o in path.glob('*') if o.suffix.lower() in RASTER_SUFFIXES and not o.name.startswith('.')]
-    found = sorted(o for o in images if not o.stem.endswith('_mask'))
+    if os.path.isfile(path): return [path]
+    there = path.iterdir() if os.path.isdir(path) else ()
+    images = [o for o in there if o.suffix.lower() in RASTER_SUFFIXES and not o.name.startswith('.')]
+    found = sorted(o for o in images if not o.stem.lower().endswith('_mask'))
     if found: return found
     raise RasterError(f'{path} is no image and no folder with images (*{", *".join(RASTER_SUFFIXES)}); one was '
                       'expected there.')

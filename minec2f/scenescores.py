@@ -7,6 +7,7 @@ __all__ = ['OBJECT_COUNTS', 'number_objects', 'match_objects', 'score_map', 'che
            'seen_in_training']
 
 # %% ../nbs/14h_scenes.ipynb #7b5248c6
+import warnings
 from math import ceil
 
 import numpy as np, pandas as pd
@@ -28,7 +29,9 @@ def number_objects(
     known:np.ndarray=None, # (H,W) bool, False where nobody knows; all where None
     least:int=1,           # Smallest object, known pixels
 )->np.ndarray: # (H,W) int: 1, 2, … in the objects, 0 elsewhere and where it is not known
-    "Number the patches of a mask that are large enough and for the greater part known"
+    "Number the patches of a mask that are large enough and for the greater part known; raises `GridError`"
+    if mask.ndim!=2:
+        raise GridError(f'a mask of shape {mask.shape} was given; (height, width) was expected. Take one band of it.')
     if known is None: known = np.ones(mask.shape, bool)
     patches, n = ndimage.label(mask, np.ones((3,3)))
     size = np.bincount(patches.ravel(), minlength=n+1)         # (n+1,) pixels; the first is not mask
@@ -43,7 +46,7 @@ OBJECT_COUNTS = ['objects_true','objects_mapped','objects_matched','objects_dete
 def _overlaps(true, mapped): # (T,M) sparse: pixels that objects share; (T,), (M,): pixels of each
     either = (true>0) | (mapped>0)
     one_each = np.ones(either.sum(), np.int64)
-    shape = int(true.max())+1, int(mapped.max())+1
+    shape = int(true.max(initial=0))+1, int(mapped.max(initial=0))+1
     both = coo_array((one_each, (true[either], mapped[either])), shape=shape).tocsr()  # adds up what is named twice
     return both[1:,1:].tocoo(), np.asarray(both.sum(1))[1:], np.asarray(both.sum(0))[1:]
 
@@ -63,6 +66,7 @@ def match_objects(
 )->dict: # `OBJECT_COUNTS`; raises `GridError`, `LabelError`, `OptionError`
     "Count true objects, mapped objects, and those that belong together"
     check_number(iou, 'iou', 0, np.nextafter(1, 0))
+    check_number(least, 'least')
     p, t, known = known_labels(pred, target, ignore)
     is_mine = (t>0) & known
     true = number_objects(is_mine, least=least)
@@ -81,9 +85,12 @@ def score_map(
     classes=('background','mine'), # Names; all but the first are mines
     iou:float=.5,      # A pair of objects matches above this
     min_area_ha:float=.5, # Smallest object, hectares
-)->dict: # confusion, `OBJECT_COUNTS`, area_km2 (known ground), true_ha, mapped_ha
+)->dict: # confusion, `OBJECT_COUNTS`, area_km2 (known ground), true_ha, mapped_ha; raises as `match_objects`
     "Hold the map of one scene against its mask"
     check_number(min_area_ha, 'min_area_ha', 0)
+    if getattr(grid, 'shape', None)!=np.shape(truth):
+        raise GridError(f'a grid of shape {getattr(grid, "shape", None)} was given for a mask of shape '
+                        f'{np.shape(truth)}; the grid of the mask was expected: read_grid(path).')
     pixel_ha = float(np.prod(metres_per_pixel(grid, angular='centre')))/1e4
     least = max(1, ceil(min_area_ha/pixel_ha-1e-9))  # 0.3 ha are 30 pixels of 0.01 ha, whatever computers say
     confusion = Confusion(list(classes)).add(pred, truth)
@@ -121,7 +128,12 @@ def evaluate_scenes(
     scenes = check_scenes(scenes)
     bundle = plain_bundle(bundle)
     rows = scenes.to_dict('records')
-    return pd.DataFrame([_evaluate_scene(bundle, o, iou, min_area_ha, band_names=band_names, **options) for o in rows])
+    found = [_evaluate_scene(bundle, o, iou, min_area_ha, band_names=band_names, **options) for o in rows]
+    table = pd.DataFrame(found)
+    if not table['true_ha'].any():
+        warnings.warn(f'no mine is in the mask(s) of {len(table)} scene(s): {first_few(table["id"])}. {IGNORE} means '
+                      f'"ignore" in a mask; if it is the mine there, recode {IGNORE} to 1.', stacklevel=2)
+    return table
 
 # %% ../nbs/14h_scenes.ipynb #db2bd84a
 def _share(part, whole): return float(part/whole) if whole else np.nan
@@ -143,9 +155,13 @@ def summarize_scenes(
 # %% ../nbs/14h_scenes.ipynb #3b9ac49a
 def seen_in_training(
     scenes:pd.DataFrame,  # From `load_scenes`
-    index:pd.DataFrame,   # With a column `split`
+    index:pd.DataFrame,   # From `load_index`, with a column `split`
     buffer_km:float=10.,  # Closer to a chip than this is seen, edge to edge
-)->np.ndarray: # (n,) bool
+)->np.ndarray: # (n,) bool; raises `DatasetError`, `SplitError`
     "Which scenes lie near labelled chips of the train and validation sites"
+    lost = [o for o in ('split','domain') if o not in getattr(index, 'columns', ())]
+    if lost:
+        raise DatasetError(f'the index has no column {", ".join(lost)}, which say what was trained on; give one from '
+                           'load_index with the split of the training (site_split).')
     used = index[index['split'].isin(['train','valid']) & (index['domain']!=UNLABELLED)]
     return is_near(scenes, used, buffer_km) if len(used) else np.zeros(len(scenes), bool)

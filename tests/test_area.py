@@ -1,11 +1,11 @@
 "Hectares from a sample: a published example, another implementation, truth, files of other tools, the notebook."
-import json, subprocess, sys
+import json, sqlite3, subprocess, sys
 from pathlib import Path
 
 import geopandas as gpd, numpy as np, pandas as pd, papermill, pyogrio, pytest, rasterio
 from rasterio.transform import from_origin
 from scipy import ndimage, optimize, stats
-from shapely import MultiPoint, box
+from shapely import MultiPoint, Point, box
 
 from minec2f import area
 from minec2f.area import area_estimate, area_paragraph, map_strata, read_design, sample_design, sample_size
@@ -251,7 +251,8 @@ def test_maps_of_other_tools(tmp_path):
     with pytest.raises(RasterError, match='float32'): map_strata(tmp_path/'i16.tif', tmp_path/'zones.tif')
 
 ODD = [dict(n=0), dict(n=2.5), dict(n=10**9), dict(allocation='best'), dict(least=-1), dict(seed=-1),
-       dict(rim_m=np.nan), dict(strata='x'), dict(expected=dict(mine=2)), dict(expected=dict(x=.5))]
+       dict(rim_m=np.nan), dict(strata='x'), dict(expected=dict(mine=2)), dict(expected=dict(x=.5)),
+       dict(expected=[.5]), dict(strata=dict(u=('a','b'))), dict(dst=None)]
 
 @pytest.mark.parametrize('odd', ODD)
 def test_odd_options(mapped, tmp_path, odd):
@@ -307,6 +308,107 @@ def test_what_is_no_probability_sample_any_more(sample, tmp_path, said):
     changed = CHANGES[said](pyogrio.read_dataframe(sample, layer='sample'))
     changed.to_file(sample, layer='sample', engine='pyogrio')  # in place, as QGIS does
     with pytest.raises(SampleError, match=said): area_estimate(sample)
+
+def test_no_sample_is_drawn_that_says_nothing(mapped, tmp_path):
+    "An estimate takes two points of each stratum: with fewer, days of interpretation would be lost"
+    with pytest.raises(OptionError, match='at least two points for each of 3 strata'):
+        sample_design(mapped, 5, tmp_path/'s.gpkg')
+    for allocation in ('neyman', 'proportional', 'equal'):
+        sample_design(mapped, 6, tmp_path/f'{allocation}.gpkg', allocation=allocation, least=0)
+        found = area_estimate(fill(tmp_path/f'{allocation}.gpkg'))
+        assert found.strata['points'].tolist()==[2, 2, 2]
+
+def test_points_without_a_place(sample, tmp_path):
+    def at_first(o, place): return o.set_geometry(gpd.GeoSeries([place, *o.geometry[1:]], o.index, o.crs))
+    for place in (None, Point()):
+        other = resaved(sample, tmp_path/'x.gpkg', lambda o, place=place: at_first(o, place))
+        with pytest.raises(SampleError, match='1 point.s. moved'): area_estimate(other, sample)
+
+@pytest.mark.parametrize('west', [179.995, 359.995])
+def test_a_turn_around_the_earth_moves_no_point(tmp_path, west):
+    "Programs write longitudes from -180 to 180, whatever the map has"
+    write_map(tmp_path/'map.tif', CLASSES, grid(*CLASSES.shape, rasterio.CRS.from_epsg(4326), (west, 10), 1e-4))
+    sample_design(tmp_path/'map.tif', 100, tmp_path/'s.gpkg')
+    want = area_estimate(fill(tmp_path/'s.gpkg')).table
+    resaved(tmp_path/'s.gpkg', tmp_path/'x.geojson', RFC7946='YES')
+    resaved(tmp_path/'s.gpkg', tmp_path/'x.gpkg', lambda o: o.to_crs(3857))
+    for other in ('x.geojson', 'x.gpkg'):
+        pd.testing.assert_frame_equal(area_estimate(tmp_path/other, tmp_path/'s.gpkg').table, want)
+
+def test_two_layers_of_points_are_not_chosen_from(sample, tmp_path):
+    for layer in ('mine', 'yours'): resaved(sample, tmp_path/'x.gpkg', layer=layer, engine='pyogrio')
+    with pytest.raises(SampleError, match='has the layers mine, yours'): area_estimate(tmp_path/'x.gpkg', sample)
+    points = pyogrio.read_dataframe(sample, layer='sample')
+    styles = pd.DataFrame(dict(styleName=['red dots']))  # as QGIS keeps them
+    points.to_file(tmp_path/'q.gpkg', layer='points', engine='pyogrio')
+    pyogrio.write_dataframe(styles, tmp_path/'q.gpkg', layer='layer_styles', driver='GPKG', append=True)
+    assert area_estimate(tmp_path/'q.gpkg', sample).table.equals(area_estimate(sample).table)
+
+OTHERS = {
+    'labels in capitals': lambda o, path: o.rename(columns=dict(reference='REFERENCE')).to_file(path, layer='sample'),
+    'another layer': lambda o, path: o.to_file(path, layer='labelled'),
+    'somebody\'s roads': lambda o, path: o[['geometry']].to_file(path, layer='roads'),
+    'a text': lambda o, path: path.write_text('notes')}
+
+@pytest.mark.parametrize('what', OTHERS)
+def test_only_what_was_drawn_is_replaced(sample, mapped, tmp_path, what):
+    points = pyogrio.read_dataframe(sample, layer='sample')
+    sample_design(mapped, 100, tmp_path/'drawn.gpkg')
+    sample_design(mapped, 120, tmp_path/'drawn.gpkg')  # without labels: drawn once more
+    for path in (tmp_path/'drawn.gpkg', tmp_path/'other.gpkg'):
+        OTHERS[what](points, path)
+        before = path.read_bytes()
+        with pytest.raises(WriteError, match='another name'): sample_design(mapped, 100, path)
+        assert path.read_bytes()==before
+
+def test_earlier_labels_from_other_programs(sample, mapped, tmp_path):
+    points = pyogrio.read_dataframe(sample, layer='sample')
+    upper = resaved(sample, tmp_path/'u.gpkg', lambda o: o.rename(columns=dict(reference='REFERENCE', id='ID')))
+    for earlier in (upper, points):
+        more = sample_design(mapped, 260, tmp_path/'more.gpkg', rim_m=60, least=40, labels=earlier)
+        assert (more['reference']!='').sum()-more['reference'].isna().sum()==200
+        (tmp_path/'more.gpkg').unlink()
+    doubtful = pd.concat([points, points[:1].assign(reference='background')])
+    with pytest.raises(SampleError, match='one point twice'):
+        sample_design(mapped, 260, tmp_path/'more.gpkg', rim_m=60, least=40, labels=doubtful)
+
+DAMAGES = ["update design set design='{\"classes\":5,\"crs\":\"EPSG:32723\",\"pixel\":[1,1]}'",
+           "update design set design='{\"classes\":[\"a\"],\"crs\":\"x\",\"pixel\":[1,1]}'",
+           "update design set design='{\"classes\":[\"a\"],\"crs\":\"EPSG:32723\",\"pixel\":\"a\"}'",
+           'update drawn set pixel_ha=0', 'update strata set pixels=0', 'alter table strata drop column points']
+
+@pytest.mark.parametrize('damage', DAMAGES)
+def test_a_design_that_somebody_edited(sample, damage):
+    with sqlite3.connect(sample) as db: db.execute(damage)
+    with pytest.raises(SampleError, match='damaged|above 0|points is missing'): area_estimate(sample)
+
+@pytest.mark.parametrize('change', [dict(pixels='many'), dict(pixels=0), dict(pixels=-1), dict(area_ha='1,000')])
+def test_tables_of_strata_that_cannot_be(sample, change):
+    points, strata = pyogrio.read_dataframe(sample, layer='sample'), read_design(sample).strata
+    with pytest.raises(SampleError, match='above 0'): area_estimate(points, strata.assign(**change))
+    endless = area_estimate(points, strata.assign(pixels=np.nan)).table  # not known, as where the column is missing
+    pd.testing.assert_frame_equal(endless, area_estimate(points, strata.drop(columns='pixels')).table)
+    assert sample_size(strata.rename(columns=str.upper), 5)==sample_size(strata, 5)
+    for odd in ('x', pd.DataFrame(dict(a=[1]))):
+        with pytest.raises(SampleError): sample_size(odd, 5)
+
+def test_what_is_no_sample(sample):
+    for odd in (None, 3, ['x']):
+        with pytest.raises(SampleError): area_estimate(odd)
+    with pytest.raises(SampleError): area_estimate(sample, dict(stratum=['a']))
+    points = pyogrio.read_dataframe(sample, layer='sample')
+    with pytest.raises(SampleError, match='reference holds inf'): area_estimate(points.assign(reference=np.inf), sample)
+
+NAMES = [['a','A'], ['', 'mine'], [None, None], ['2','mine'], ['rim','mine']]
+
+@pytest.mark.parametrize('names', NAMES)
+def test_names_that_no_label_can_tell_apart(tmp_path, names):
+    write_map(tmp_path/'map.tif', np.where(CLASSES==1, 2, CLASSES), names=names)
+    with pytest.raises(RasterError, match='calls its classes|strata called'): map_strata(tmp_path/'map.tif')
+
+def test_a_map_of_0_and_255_is_warned_of(tmp_path):
+    write_raster(tmp_path/'map.tif', (255*MAPPED).astype(np.uint8), grid(*MAPPED.shape))
+    with pytest.warns(UserWarning, match='nothing but background.*recode 255 to 1'): map_strata(tmp_path/'map.tif')
 
 def test_samples_from_elsewhere():
     points = table_of(np.array([[8,2], [1,30]]), ['mine','other'])

@@ -1,5 +1,5 @@
 "Mapping: a folder of scenes by the notebook, run twice; what a large scene costs; a kill."
-import signal, subprocess, sys, time
+import json, signal, subprocess, sys, time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,8 +7,8 @@ import geopandas as gpd, numpy as np, pandas as pd, papermill, pytest, rasterio,
 from rasterio.transform import from_origin
 
 from minec2f.bands import BandStats
-from minec2f.bundle import Bundle, save_bundle
-from minec2f.core import RasterError
+from minec2f.bundle import CARD, Bundle, load_bundle, read_card, save_bundle, save_temperature
+from minec2f.core import BundleError, OptionError, RasterError, WriteError
 from minec2f.data import InputSpec
 from minec2f.evaluate import evaluate, summarize
 from minec2f.maps import to_polygons
@@ -190,3 +190,54 @@ def test_killed_half_way(tmp_path):
     assert len(left)==2 and dst.read_bytes()==before
     predict_scene(bright(), tmp_path/'scene.tif', dst, progress=False)
     assert [o.name for o in dst.parent.iterdir()]==['map.tif']
+
+# Bundles and paths as strangers give them
+
+@pytest.mark.parametrize('temperature', [0, -1, np.nan, np.inf, 1e-3, '2', None, True])
+def test_a_temperature_that_is_none_is_refused_before_anything_is_written(tmp_path, temperature):
+    "A negative one would turn the map into its opposite"
+    scene, odd = write_scene(tmp_path/'s.tif'), bright()
+    odd.temperature = temperature
+    for bundle in (odd, [bright(), odd]):
+        with pytest.raises(OptionError, match='temperature='): predict_scene(bundle, scene, tmp_path/'m.tif')
+    assert [o.name for o in tmp_path.iterdir()]==['s.tif']
+
+def test_temperatures_of_numpy(tmp_path):
+    scene, warm, same = write_scene(tmp_path/'s.tif'), bright(), bright()
+    warm.temperature = np.float32(2)
+    same.temperature = 2
+    predict_scene(warm, scene, tmp_path/'m.tif', progress=False)
+    assert mapped_before(same, scene, tmp_path/'m.tif') and not mapped_before(bright(), scene, tmp_path/'m.tif')
+
+def test_a_temperature_of_numpy_is_kept(bundle):
+    card = read_card(bundle)
+    for value in (np.float64(1.5), torch.tensor(1.5)):
+        assert load_bundle(save_temperature(bundle, value)).temperature==1.5
+    (bundle/CARD).write_text(json.dumps(card, indent=1))
+
+SEVERAL = dict(generator=lambda o: iter(o), dict=lambda o: dict(enumerate(o)), values=lambda o: {0: o[0]}.values(),
+               nested=lambda o: [o, o[0]])
+
+@pytest.mark.parametrize('how', SEVERAL)
+def test_several_bundles_are_a_list(tmp_path, how):
+    scene = write_scene(tmp_path/'s.tif')
+    with pytest.raises(BundleError, match='given as a list'):
+        predict_scene(SEVERAL[how]([bright(), bright(96)]), scene, tmp_path/'m.tif')
+
+def test_what_is_no_path(tmp_path):
+    scene = write_scene(tmp_path/'s.tif')
+    for odd in ([scene], None, 3):
+        with pytest.raises(RasterError, match='path of a file was expected'): predict_scene(bright(), odd, tmp_path/'m')
+        with pytest.raises(WriteError, match='a path was expected'): predict_scene(bright(), scene, odd)
+
+@pytest.mark.parametrize('shape', [(1,1), (1,70), (2,2), (65,33)])
+def test_tiny_scenes_with_every_option(tmp_path, shape):
+    scene = tmp_path/'s.tif'
+    dn = np.random.default_rng(0).integers(800, 3000, (1, *shape)).astype(np.uint16)
+    write_raster(scene, dn, grid(*shape), names=['B04'])
+    how = dict(tta=True, overlap=.75, size=128, uncertainty=True)
+    predict_scene([bright(), bright(96)], scene, tmp_path/'m.tif', progress=False, **how)
+    assert (read_chip(tmp_path/'m.tif')[0][0]==(dn[0]*1e-4>.2)).all()
+    assert mapped_before([bright(), bright(96)], scene, tmp_path/'m.tif', **how)
+    for other in (dict(tta=False), dict(overlap=.5), dict(size=64), dict(uncertainty=False)):
+        assert not mapped_before([bright(), bright(96)], scene, tmp_path/'m.tif', **how | other)

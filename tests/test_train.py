@@ -114,7 +114,8 @@ MISTYPED = dict(
     profile='smok', methods='minec2f,finetun', encoder='resnet19', weights='no_such.pth', segmentation=16, pyramid=0,
     gate='soft', kd_schedule='cosine', feature_attention='cbam', prediction_attention='reliabilty', lambda_f=-1,
     tau=float('nan'), a_ce=-.5, lr='fast', student_epochs=0, size=50, table='no_such.csv', layer='no_such_layer',
-    bands='B04,B99', band_names=8, scene='no_such_folder', min_area_ha=-2)
+    bands='B04,B99', band_names=8, scene='no_such_folder', min_area_ha=-2,
+    mapper='finetun', tta='false', calibrate='no', fix='yes')
 
 @pytest.mark.parametrize('name', MISTYPED)
 def test_mistyped_is_refused_before_training(repo, default, tmp_path, monkeypatch, name):
@@ -126,7 +127,7 @@ def test_mistyped_is_refused_before_training(repo, default, tmp_path, monkeypatc
 
 def contents(folder): return {o.relative_to(folder): o.read_bytes() for o in folder.rglob('*') if o.is_file()}
 
-THEIRS = ['data/field_notes.txt', 'metrics.json', 'bundles/teacher/bundle.json', 'index.csv', None]
+THEIRS = ['data/field_notes.txt', 'metrics.json', 'bundles/teacher/bundle.json', 'bundle/notes.txt', 'index.csv', None]
 
 @pytest.mark.parametrize('theirs', THEIRS)
 def test_a_users_folder_is_left_alone(repo, tmp_path, monkeypatch, theirs):
@@ -137,6 +138,15 @@ def test_a_users_folder_is_left_alone(repo, tmp_path, monkeypatch, theirs):
     file.write_text('years of work')
     before = contents(tmp_path)
     with pytest.raises(MineC2FError, match='project'): cells(repo, out=str(tmp_path/'project'))
+    assert contents(tmp_path)==before
+
+def test_a_foreign_bundle_is_found_before_training(repo, tmp_path, monkeypatch):
+    monkeypatch.chdir(repo)
+    (tmp_path/'out'/'bundle').mkdir(parents=True)
+    (tmp_path/'out'/'bundle'/'notes.txt').write_text('years of work')
+    (tmp_path/'out'/'run.json').write_text('{}')
+    before = contents(tmp_path)
+    with pytest.raises(MineC2FError, match='not of a bundle.*notes.txt'): cells(repo, out=str(tmp_path/'out'))
     assert contents(tmp_path)==before
 
 def start(repo, out):
