@@ -105,7 +105,7 @@ def my_data(tmp_path, small):
     shutil.copy(next((made/'scenes').glob('*.tif')), tmp_path/'scene.tif')
     shutil.copytree(made/'images', tmp_path/'images')
     coarse = data.mine_dls(site_split(load_index(made)), 'coarse', ['B04','B03','B02','B08'])
-    save_bundle(tmp_path/'runs'/'mine'/'bundles'/'minec2f', learner.teacher_learner(coarse))
+    save_bundle(tmp_path/'runs'/'mine'/'bundle', learner.teacher_learner(coarse))
     gpd.read_file(next(made.glob('*.gpkg'))).head(6).to_file(tmp_path/'outlines.gpkg')
 
 @pytest.fixture
