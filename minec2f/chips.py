@@ -502,15 +502,24 @@ def load_index(
     return index
 
 # %% ../nbs/03_chips.ipynb #a93c48a1
-def _mask_beside(image):
-    "Path of `<name>_mask` beside a local image, whatever its capitals; '' where there is none"
-    if is_remote(image): return ''
-    wanted = [f'{Path(image).stem}_mask{o}' for o in RASTER_SUFFIXES]
-    rank = {o.lower(): k for k,o in enumerate(wanted)}
-    found = [o for o in Path(image).parent.iterdir() if o.name.lower() in rank]
-    # two images may differ in capitals alone: each has the mask that is spelled as it is
-    best = min(found, key=lambda o: (o.name not in wanted, rank[o.name.lower()], o.name), default='')
-    return str(best)
+def _spelling(name): return _composed(name).casefold()
+
+def _masks_in(folder):
+    "Name, however it is spelled -> files `<name>_mask.*` in a folder"
+    found = {}
+    for o in sorted(folder.iterdir()):
+        if o.stem.lower().endswith('_mask'): found.setdefault(_spelling(o.name), []).append(o)
+    return found
+
+def _masks_beside(images):
+    "Path of `<name>_mask` beside each image, however it is spelled; '' where there is none, and beside an address"
+    folders = {Path(o).parent for o in images if not is_remote(o)}
+    masks = {o: _masks_in(o) for o in folders}
+    def beside(image):
+        wanted = [f'{Path(image).stem}_mask{o}' for o in RASTER_SUFFIXES]
+        found = [o for name in wanted for o in masks.get(Path(image).parent, {}).get(_spelling(name), ())]
+        return str(min(found, key=lambda o: o.name not in wanted, default=''))  # the one that is spelled alike first
+    return ['' if is_remote(o) else beside(o) for o in images]
 
 def _listed_scenes(folder, table):
     index = read_index(folder, table)
@@ -523,7 +532,7 @@ def _listed_scenes(folder, table):
 def _found_scenes(rasters):
     images = [str(o) for o in raster_files(rasters)]
     names = [Path(o).stem for o in images]
-    index = pd.DataFrame(dict(id=names, site=names, domain='fine', image=images, mask=list(map(_mask_beside, images))))
+    index = pd.DataFrame(dict(id=names, site=names, domain='fine', image=images, mask=_masks_beside(images)))
     return _checked_ids(index, rasters)
 
 def load_scenes(

@@ -73,6 +73,10 @@ def test_a_mask_is_found_whatever_its_capitals(tmp_path, name):
     assert scenes['id'].tolist()==['a'] and scenes['mask'].tolist()==[str(tmp_path/'s'/name)]
     assert found_ha(scenes)==[6.]
 
+def test_a_mask_is_found_however_its_accents_are_stored(tmp_path):
+    scene(tmp_path/'s', mask_name='mine\u0301_mask.tif', name='min\u00e9.tif')
+    assert found_ha(load_scenes(tmp_path/'s'))==[6.]
+
 def test_scenes_that_differ_in_capitals_keep_their_own_masks(tmp_path):
     scene(tmp_path, mask_name='A_mask.tif', name='north.tif')
     write_raster(tmp_path/'a_mask.tif', TRUE, PLACE)
