@@ -8,6 +8,7 @@ from fnmatch import fnmatch
 import geopandas as gpd, numpy as np, pandas as pd, papermill, pytest, rasterio, yaml
 
 from minec2f import all as everything, data, learner, stac
+from minec2f.maps import MAP_BANDS
 from minec2f.bundle import save_bundle
 from minec2f.chipping import catalog
 from minec2f.chips import load_index
@@ -142,9 +143,10 @@ def test_python_runs(readme, repo, folder):
     assert len(kept) and kept[['width', 'height']].min().min()>=128
     assert {*index['split']} <= {'train', 'valid', 'test'} and len(index)==len(kept)
     with rasterio.open('map.tif') as f: bands = f.descriptions
+    assert set(bands) < set(MAP_BANDS)  # the third is for several models
     mines, refined = gpd.read_file('mines.gpkg'), gpd.read_file('refined.gpkg')
     named = {name for _,field,_ in rows(readme, 'file') for name in spans(field)}
-    assert named <= {*bands, *mines.columns, *refined.columns} and len(refined)==6
+    assert named <= {*MAP_BANDS, *mines.columns, *refined.columns} and len(refined)==6
 
 # Commands
 
