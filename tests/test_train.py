@@ -210,6 +210,7 @@ def test_real(repo, real, tmp_path, monkeypatch):
 @pytest.mark.gpu
 def test_gpu(repo, tmp_path, monkeypatch):
     "Full size, mixed precision, channels-last; few epochs"
-    metrics = run(repo, tmp_path/'gpu', monkeypatch, profile='gpu', weights='random', teacher_epochs=2, student_epochs=2)
+    epochs = dict(teacher_epochs=2, student_epochs=2)
+    metrics = run(repo, tmp_path/'gpu', monkeypatch, profile='gpu', weights='random', **epochs)
     check_outputs(tmp_path/'gpu', metrics, ['teacher','minec2f','finetune','fine_only'])
     assert metrics['device'].startswith('cuda')
