@@ -265,7 +265,7 @@ def after_loss(self:Method):
 def before_fit(self:Method):
     self.release()
     self.device = next(self.model.parameters()).device
-    self.teacher.to(self.device, memory_format=torch.channels_last)  # as a student in training: the same sums
+    self.teacher.to(self.device)
     if self.coarse_images: self.streams['coarse'] = Stream(self.coarse_dls.train, self.device)
     if any(self.reads()): self._tap()
 @patch
