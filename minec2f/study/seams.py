@@ -69,10 +69,11 @@ def _inside(shape, size): # (H,W) bool: at least half a window from the rim, whe
     return inside
 
 # %% ../../nbs/14g_seams.ipynb #b0f6c71a
-def _map_index(bundle, seen, cut):
-    maps = [_mine(predict_pixels(bundle, x, cut)[0]) for x,_ in seen]
+def _maps(bundle, seen, cut): return [predict_pixels(bundle, x, cut)[0] for x,_ in seen] # (K,H,W) logits of each scene
+
+def _map_index(maps, seen, cut):
     keep = [(y==0) & _inside(y.shape, cut.size) for _,y in seen]
-    return grid_index(maps, round(cut.size*(1-cut.overlap)), keep)
+    return grid_index([_mine(o) for o in maps], round(cut.size*(1-cut.overlap)), keep)
 
 def map_grid_index(
     bundle,             # A loaded bundle (or anything with its attributes)
@@ -84,16 +85,14 @@ def map_grid_index(
 )->float: # As `grid_index`, of the background; raises `DatasetError`
     "Share of the background's variance in a model's maps that the place in the lattice of windows explains"
     bundle = plain_bundle(bundle)
-    return _map_index(bundle, _seen(bundle, index, reading), check_tiling(bundle, overlap, size, device=device))
+    seen, cut = _seen(bundle, index, reading), check_tiling(bundle, overlap, size, device=device)
+    return _map_index(_maps(bundle, seen, cut), seen, cut)
 
 # %% ../../nbs/14g_seams.ipynb #7c07cc94
-def _sizes_table(bundle, seen, cuts):
-    rows = {}
-    for cut in cuts:
-        counts = Confusion(bundle.classes)
-        for x,y in seen: counts.add(predict_pixels(bundle, x, cut)[0].argmax(0), y)
-        rows[cut.size] = counts.summary()
-    return pd.DataFrame(rows).T.rename_axis('size')
+def _pooled_scores(maps, seen, classes):
+    counts = Confusion(classes)
+    for logits,(_,y) in zip(maps, seen): counts.add(logits.argmax(0), y)
+    return counts.summary()
 
 def window_sensitivity(
     bundle,                        # As in `map_grid_index`
@@ -106,7 +105,9 @@ def window_sensitivity(
     "Scores of one model with windows of several sizes"
     bundle = plain_bundle(bundle)
     cuts = [check_tiling(bundle, overlap, o, device=device) for o in sizes]
-    return _sizes_table(bundle, _seen(bundle, index, reading), cuts)
+    seen = _seen(bundle, index, reading)
+    rows = {o.size: _pooled_scores(_maps(bundle, seen, o), seen, bundle.classes) for o in cuts}
+    return pd.DataFrame(rows).T.rename_axis('size')
 
 # %% ../../nbs/14g_seams.ipynb #c9f00c22
 def _moved(bundle, x, cut, by, whole): # (mean |difference|, share of the same class) of one scene
@@ -117,6 +118,12 @@ def _moved(bundle, x, cut, by, whole): # (mean |difference|, share of the same c
     differ = np.abs(_mine(part)-_mine(whole))[both].mean()
     same = (part.argmax(0)==whole.argmax(0))[both].mean()
     return float(differ), float(same)
+
+def _consistency(bundle, maps, seen, cut, by=None):
+    by = cut.size//4 if by is None else by
+    found = [_moved(bundle, x, cut, by, whole) for whole,(x,_) in zip(maps, seen)]
+    difference, agreement = np.nanmean(found, 0)
+    return dict(difference=float(difference), agreement=float(agreement))
 
 def translation_consistency(
     bundle,             # As in `map_grid_index`
@@ -129,11 +136,8 @@ def translation_consistency(
 )->dict: # difference (mean, of probabilities, 0-1), agreement (share of pixels of one class); raises `DatasetError`
     "How much a map depends on where its windows happen to lie"
     bundle = plain_bundle(bundle)
-    cut = check_tiling(bundle, overlap, size, device=device)
-    by = cut.size//4 if by is None else by
-    found = [_moved(bundle, x, cut, by, predict_pixels(bundle, x, cut)[0]) for x,_ in _seen(bundle, index, reading)]
-    difference, agreement = np.nanmean(found, 0)
-    return dict(difference=float(difference), agreement=float(agreement))
+    seen, cut = _seen(bundle, index, reading), check_tiling(bundle, overlap, size, device=device)
+    return _consistency(bundle, _maps(bundle, seen, cut), seen, cut, by)
 
 # %% ../../nbs/14g_seams.ipynb #a6bbaa14
 def seam_scores(
@@ -146,8 +150,11 @@ def seam_scores(
     **reading,            # Of `check_scene`: band_names, scale, offset
 )->dict: # grid_index, window_range (largest difference of mIoU), moved_difference, moved_agreement
     "What a model's maps know of their windows"
-    same = dict(overlap=overlap, device=device, **reading)
-    table = window_sensitivity(bundle, index, sizes, **same)
-    moved = translation_consistency(bundle, index, size=size, **same)
-    return dict(grid_index=map_grid_index(bundle, index, size=size, **same), window_range=float(np.ptp(table['miou'])),
+    bundle = plain_bundle(bundle)
+    seen = _seen(bundle, index, reading)
+    one, *cuts = [check_tiling(bundle, overlap, o, device=device) for o in (size, *sizes)]
+    maps = {o.size: _maps(bundle, seen, o) for o in {one, *cuts}}  # each size once
+    miou = [_pooled_scores(maps[o.size], seen, bundle.classes)['miou'] for o in cuts]
+    moved = _consistency(bundle, maps[one.size], seen, one)
+    return dict(grid_index=_map_index(maps[one.size], seen, one), window_range=float(np.ptp(miou)),
                 **{f'moved_{k}': o for k,o in moved.items()})
