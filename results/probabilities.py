@@ -24,7 +24,7 @@ from minec2f.raster import metres_per_pixel, read_grid
 from minec2f.splits import site_split
 from minec2f.study.calibration import brier, confidence_and_hit, ece, fit_temperature
 from minec2f.study.ladder import run_ladder
-from minec2f.study.results import PARTS, ladder_table, ladder_text, markdown, read_result, write_result
+from minec2f.study.results import PARTS, ladder_table, ladder_text, markdown, read_result, result_paths, write_result
 from minec2f.synth import synth_dataset
 
 REPO = Path(__file__).resolve().parent.parent
@@ -158,7 +158,7 @@ def measure_times(bundles, repeats=3):
 
 def calibration(part):
     "Row -> ece, brier: means over seeds, as text"
-    files = [read_result(o) for o in sorted(OUT.glob('seed_*/*.json'))]
+    files = map(read_result, result_paths(OUT))
     lines = pd.DataFrame([dict(row=o['name'], **o['numbers'][part]) for o in files])
     return lines.groupby('row')[['ece','brier']].mean().map('{:.4f}'.format)
 

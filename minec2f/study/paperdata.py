@@ -19,7 +19,7 @@ from ..chips import load_index
 from ..models import mine_model
 from .ladder import LadderSeed, data_fingerprint, run_ladder, split_fingerprint
 from .paper import comma_list
-from .results import read_result
+from .results import read_result, result_paths
 from ..synth import synth_dataset
 
 # %% ../../nbs/16c_paperdata.ipynb #8984bf54
@@ -97,7 +97,7 @@ def result_files(
     folder:str|Path, # Of a ladder
 )->list: # Paths of seed_<k>/<row>.json; raises `DatasetError` where there are none
     "The results in a folder"
-    found = [o for o in sorted(Path(folder).glob('seed_*/*.json')) if not o.name.startswith('.')]
+    found = result_paths(folder)
     if found: return found
     raise DatasetError(f'{folder} holds no results (seed_<k>/<row>.json); run nbs/ladder.ipynb first, or leave results '
                        'empty.')
