@@ -7,7 +7,7 @@ __all__ = ['FILES', 'WEIGHTS', 'CARD', 'Bundle', 'check_bundle', 'Ensemble', 'bu
            'read_card', 'load_bundle', 'save_temperature']
 
 # %% ../nbs/12a_bundle.ipynb #b3080fc8
-import copy, hashlib, json, os, re, shutil
+import copy, hashlib, json, os, re
 from collections import namedtuple
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -246,6 +246,18 @@ def _versions():
     return dict(minec2f=__version__, torch=torch.__version__, segmentation_models_pytorch=smp.__version__)
 
 # %% ../nbs/12a_bundle.ipynb #acc0177e
+def _write_bundle(dst, card, weights): # The page as a dict, the weights as bytes
+    _check_card(card, f'{dst} (not saved)')
+    page = json.dumps(card, indent=1)
+    most = _MOST_BYTES[CARD]
+    if len(page)>most:
+        raise BundleError(f'the page would have {len(page):,} bytes; at most {most:,} can be read. Say less.')
+    with atomic(dst, kind='bundle') as tmp:
+        tmp.mkdir()
+        (tmp/WEIGHTS).write_bytes(weights)
+        (tmp/CARD).write_text(page, encoding='utf-8')
+    return Path(dst)
+
 def save_bundle(
     dst:str|Path, # Folder to write; only a bundle is replaced
     learn,        # A Learner from `teacher_learner` or `c2f_learner`
@@ -264,16 +276,7 @@ def save_bundle(
                 input=_to_json(spec_to_dict(spec), 'learn.dls.spec'),
                 weights_sha256=hashlib.sha256(weights).hexdigest(), versions=_versions(),
                 info={k: _to_json(v, f'{k}=…') for k,v in info.items()})
-    _check_card(card, f'{dst} (not saved)')
-    page = json.dumps(card, indent=1)
-    most = _MOST_BYTES[CARD]
-    if len(page)>most:
-        raise BundleError(f'the page would have {len(page):,} bytes; at most {most:,} can be read. Say less.')
-    with atomic(dst, kind='bundle') as tmp:
-        tmp.mkdir()
-        (tmp/WEIGHTS).write_bytes(weights)
-        (tmp/CARD).write_text(page, encoding='utf-8')
-    return Path(dst)
+    return _write_bundle(dst, card, weights)
 
 # %% ../nbs/12a_bundle.ipynb #6da06008
 def read_card(
@@ -384,11 +387,5 @@ def save_temperature(
     temperature:float, # From `fit_temperature`, .01 to 100
 )->Path: # `path`; raises `BundleError`, `WriteError`
     "Keep a temperature in a bundle's card"
-    path = Path(path)
     card = read_card(path) | dict(temperature=_to_json(temperature, 'temperature'))
-    _check_card(card, path/CARD)
-    with atomic(path, kind='bundle') as tmp:
-        tmp.mkdir()
-        shutil.copyfile(path/WEIGHTS, tmp/WEIGHTS)
-        (tmp/CARD).write_text(json.dumps(card, indent=1), encoding='utf-8')
-    return path
+    return _write_bundle(path, card, (Path(path)/WEIGHTS).read_bytes())

@@ -433,7 +433,8 @@ def mine_block(
     batch_tfms = []
     if augment:
         std = stats_for(spec.stats, spec.bands)[1]
-        item_tfms += [CyclicShift(spec.size)]*shift + [Dihedral8()]
+        if shift: item_tfms.append(CyclicShift(spec.size))
+        item_tfms.append(Dihedral8())
         batch_tfms.append(BandJitter(**dict(std=std) | (jitter or {})))
     batch_tfms.append(NormalizeBands(spec))
     read = ReadImage(spec, band_names, cache), ReadLabel(spec, cache)

@@ -194,8 +194,8 @@ def _write_all(folder, chips, scenes, bands, noise):
         row, mask = _write_chip(folder, chip, bands)
         rows.append(row | dict(polygons='coarse.gpkg' if is_coarse else ''))
         if is_coarse: outlines.append(coarse_outlines(chip, mask, noise))
-    if scenes: pd.DataFrame([_write_chip(folder, o, bands, is_scene=True)[0] for o in scenes]).to_csv(
-        folder/'scenes.csv', index=False)
+    of_scenes = [_write_chip(folder, o, bands, is_scene=True)[0] for o in scenes]
+    if scenes: pd.DataFrame(of_scenes).to_csv(folder/'scenes.csv', index=False)
     pd.DataFrame(rows).to_csv(folder/'index.csv', index=False)
     if outlines: pd.concat(outlines, ignore_index=True).to_file(folder/'coarse.gpkg', layer='coarse')
 

@@ -238,6 +238,9 @@ def learner(self:LadderSeed,
     return c2f_learner(self.fine_dls, teacher, plan['method'], coarse_dls=self.coarse_dls, **args)
 
 @patch
+def _bundle(self:LadderSeed, net): return Bundle(plain(net), self.coarse_dls.spec)
+
+@patch
 def _reading(self:LadderSeed): # Of `evaluate`
     return dict(band_names=self.settings['loaders'].get('band_names'), device=str(self.fine_dls.device))
 
@@ -247,7 +250,7 @@ def measure(self:LadderSeed,
     chips:int=None,  # Of each part, at most; all where None
 )->dict: # 'test' and 'valid': tables of `evaluate`; 'scenes', where there are any: of `evaluate_scenes`
     "Measure on the fine test sites, apart from them on the fine validation sites, and on whole scenes"
-    bundle = Bundle(plain(model), self.coarse_dls.spec)
+    bundle = self._bundle(model)
     fine = self.index[self.index['domain']=='fine']
     reading = self._reading()
     tables = {part: evaluate(bundle, fine[fine['split']==part][:chips], **reading, **self.settings['measure'])
@@ -266,7 +269,7 @@ def measure_coarse(self:LadderSeed,
     "Measure on the coarse validation sites, against the labels that are trained on"
     sites = self.index[(self.index['domain']=='coarse') & (self.index['split']=='valid')]
     options = self._reading() | self.settings['measure'] | dict(given=True) | self.settings['coarse']
-    return evaluate(Bundle(plain(net), self.coarse_dls.spec), sites[:chips], **options)
+    return evaluate(self._bundle(net), sites[:chips], **options)
 
 @patch
 def seams(self:LadderSeed,
@@ -275,7 +278,7 @@ def seams(self:LadderSeed,
     "What the maps of the first scenes know of their windows"
     n = self.settings.get('scenes', {}).get('seams', 0)
     if not n or not len(self.scenes): return {}
-    bundle = Bundle(plain(model), self.coarse_dls.spec)
+    bundle = self._bundle(model)
     # windows as in training: with larger ones there are too few in a scene to tell their places apart
     scores = seam_scores(bundle, self.scenes[:n], size=bundle.size, **self._reading())
     return {k: v for k,v in scores.items() if v==v}  # JSON has no NaN
