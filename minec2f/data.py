@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['InputSpec', 'spec_to_dict', 'spec_from_dict', 'spec_differences', 'reading_spec', 'band_stats', 'resolution',
            'check_resolution', 'chip_windows', 'chip_items', 'MultiSpectral', 'ReadImage', 'ReadLabel', 'WindowCrop',
-           'CyclicShift', 'Dihedral8', 'BandJitter', 'NormalizeBands', 'mine_block', 'MineLoaders', 'mine_dls',
-           'show_label', 'show_batch', 'show_results']
+           'CyclicShift', 'turned', 'turned_back', 'Dihedral8', 'BandJitter', 'NormalizeBands', 'mine_block',
+           'MineLoaders', 'mine_dls', 'show_label', 'show_batch', 'show_results']
 
 # %% ../nbs/05_data.ipynb #cc8d9229
 import math, warnings
@@ -371,16 +371,29 @@ class CyclicShift(ItemTransform):
         return tuple(torch.roll(o, by, (-2,-1)) for o in xy)
 
 # %% ../nbs/05_data.ipynb #a2f1d067
+def turned(
+    x:torch.Tensor, # (…,h,w)
+    k:int,          # 0-7
+)->torch.Tensor: # (…,h,w) or (…,w,h)
+    "One of the eight symmetries of the square: quarter turns, the last four of the transposed image"
+    if k>=4: x = x.transpose(-1,-2)
+    return torch.rot90(x, k%4, (-2,-1))
+
+def turned_back(
+    x:torch.Tensor, # What `turned` gave, or what was made of it
+    k:int,          # As there
+)->torch.Tensor: # As it was
+    "The inverse of `turned`"
+    x = torch.rot90(x, -k%4, (-2,-1))
+    return x.transpose(-1,-2) if k>=4 else x
+
 class Dihedral8(ItemTransform):
     "One of the eight symmetries of the square, the same for image and label; in training only"
     order = 1
     split_idx = 0
     def encodes(self, xy):
         k = int(torch.randint(8, ()))
-        def turn(o):
-            if k>=4: o = o.transpose(-1,-2)
-            return torch.rot90(o, k%4, (-2,-1)).contiguous()
-        return tuple(turn(o) for o in xy)
+        return tuple(turned(o, k).contiguous() for o in xy)
 
 # %% ../nbs/05_data.ipynb #315002c9
 class BandJitter(DisplayedTransform):

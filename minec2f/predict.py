@@ -22,6 +22,7 @@ from .core import *
 from .bands import *
 from .raster import *
 from .bundle import bundle_members
+from .data import turned, turned_back
 from .maps import MAP_BANDS, mean_logits, to_map, uncertainty_kind, write_map
 # `maps` is the home of these; they can be imported from here, too
 from .maps import NODATA as NODATA, write_cog as write_cog
@@ -96,21 +97,12 @@ def _row_tiles(read, shape, y, size, overlap):
         if valid.any(): yield x, tile, valid
 
 # %% ../nbs/13_predict.ipynb #1fcc635f
-def _turned(x, k):
-    "The k-th of eight symmetries of (…,h,w): quarter turns, the last four of a mirror image"
-    if k>=4: x = x.flip(-1)
-    return torch.rot90(x, k%4, (-2,-1))
-
-def _turned_back(x, k):
-    x = torch.rot90(x, -k%4, (-2,-1))
-    return x.flip(-1) if k>=4 else x
-
 def mean_of_symmetries(
     model,           # Function of (B,C,h,w) that gives (B,K,h,w)
     x:torch.Tensor,  # (B,C,h,w)
 )->torch.Tensor: # (B,K,h,w) float32
     "What a model says of the eight symmetries of an image, turned back and averaged"
-    answers = (_turned_back(model(_turned(x, k)), k).float() for k in range(8))
+    answers = (turned_back(model(turned(x, k)), k).float() for k in range(8))
     return sum(answers)/8
 
 # %% ../nbs/13_predict.ipynb #b5ca8872

@@ -13,14 +13,13 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 from scipy.special import softmax
 
-from minec2f.boundary import boundary_f, boundary_iou, boundary_width
 from minec2f.bundle import load_bundle
 from minec2f.chips import load_index, read_label
 from minec2f.core import atomic
+from minec2f.evaluate import score_chip
 from minec2f.maps import mean_logits
-from minec2f.metrics import Confusion
 from minec2f.predict import mean_of_symmetries, predict_array, predict_scene
-from minec2f.raster import metres_per_pixel, read_grid
+from minec2f.raster import read_grid
 from minec2f.splits import site_split
 from minec2f.study.calibration import brier, confidence_and_hit, ece, fit_temperature
 from minec2f.study.ladder import run_ladder
@@ -92,19 +91,12 @@ class Model:
 
 # --- measures
 
-def scores(row, logits, truth):
-    "A line of a table as `evaluate` makes it"
-    pred, grid = logits.argmax(0), read_grid(row['image'])
-    spacing = metres_per_pixel(grid, angular='centre')
-    width = boundary_width(30., np.mean(spacing))
-    edges = dict(boundary_iou=boundary_iou(pred, truth, width),
-                 boundary_f=boundary_f(pred, truth, TOLERANCE_M, spacing))
-    return dict(id=row['id'], site=row['site'], confusion=Confusion(['background','mine']).add(pred, truth), **edges)
-
 def measured(chips, logits):
     "(table of all chips; ECE and Brier score of all pixels together)"
     truth = [read_label(o, None) for o in chips.to_dict('records')]
-    table = pd.DataFrame(map(scores, chips.to_dict('records'), logits, truth))
+    rows = zip(chips.to_dict('records'), logits, truth)
+    table = pd.DataFrame([dict(id=o['id'], site=o['site']) | score_chip(z.argmax(0), y, read_grid(o['image']),
+                                                                        tolerance_m=TOLERANCE_M) for o,z,y in rows])
     said = [confidence_and_hit(softmax(o, axis=0), y) for o,y in zip(logits, truth)]
     p, hit = map(np.concatenate, zip(*said))
     return table, dict(ece=ece(p, hit), brier=brier(p, hit))
