@@ -1,6 +1,6 @@
 from pathlib import Path
 
-import pytest, torch
+import papermill, pytest, torch
 
 REPO = Path(__file__).resolve().parent.parent
 REAL = REPO.parent/'shared'/'real'
@@ -19,3 +19,10 @@ def real():
     "Folder of real data beside the checkout; nothing of it is part of the project"
     if not REAL.exists(): pytest.skip('no real data at ../shared/real')
     return REAL
+
+def run_notebook(repo, monkeypatch, name, made, **parameters):
+    "Run a notebook as a user would, from the checkout; what it printed"
+    monkeypatch.chdir(repo)
+    nb = papermill.execute_notebook(f'nbs/{name}.ipynb', str(made), parameters, progress_bar=False)
+    outputs = [o for cell in nb.cells for o in cell.get('outputs', [])]
+    return ''.join(''.join(o.text) for o in outputs if o.output_type=='stream' and o.name=='stdout')

@@ -2,7 +2,8 @@
 import json, sqlite3, subprocess, sys
 from pathlib import Path
 
-import geopandas as gpd, numpy as np, pandas as pd, papermill, pyogrio, pytest, rasterio
+import geopandas as gpd, numpy as np, pandas as pd, pyogrio, pytest, rasterio
+from conftest import run_notebook
 from rasterio.transform import from_origin
 from scipy import ndimage, optimize, stats
 from shapely import MultiPoint, Point, box
@@ -485,10 +486,7 @@ def test_large_map_does_not_enter_memory(mapped, tmp_path):
 # The notebook
 
 def run(repo, monkeypatch, tmp_path, **parameters):
-    monkeypatch.chdir(repo)
-    nb = papermill.execute_notebook('nbs/table_area.ipynb', str(tmp_path/'run.ipynb'), parameters, progress_bar=False)
-    outputs = [o for cell in nb.cells for o in cell.get('outputs', [])]
-    return ''.join(''.join(o.text) for o in outputs if o.output_type=='stream' and o.name=='stdout')
+    return run_notebook(repo, monkeypatch, 'table_area', tmp_path/'run.ipynb', **parameters)
 
 def test_from_a_map_to_a_paragraph(repo, mapped, tmp_path, monkeypatch):
     out = tmp_path/'out'

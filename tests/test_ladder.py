@@ -1,6 +1,7 @@
 """The ladder end to end: under papermill, twice, killed, side by side, and with data that changed."""
 import json, os, shutil, signal, subprocess, sys, time
 import nbformat, numpy as np, papermill, pandas as pd, pytest
+from conftest import run_notebook
 from minec2f.chips import load_index
 from minec2f.core import DatasetError, MineC2FError, SplitError
 from minec2f.raster import read_chip, write_raster
@@ -12,10 +13,8 @@ ROWS = ['finetune', 'minec2f']
 
 def papermill_run(repo, out, monkeypatch, **parameters):
     "Run ladder.ipynb as a user would, from the checkout; what it printed"
-    monkeypatch.chdir(repo)
     parameters = dict(out=str(out), draws=500) | parameters
-    nb = papermill.execute_notebook('nbs/ladder.ipynb', out.with_suffix('.ipynb'), parameters, progress_bar=False)
-    return ''.join(o.get('text', '') for c in nb.cells for o in c.get('outputs', []))
+    return run_notebook(repo, monkeypatch, 'ladder', out.with_suffix('.ipynb'), **parameters)
 
 def stamps(out):
     files = [o for o in out.glob('seed_*/**/*') if o.is_file() and o.suffix!='.lock']

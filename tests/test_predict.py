@@ -3,7 +3,8 @@ import json, signal, subprocess, sys, time
 from pathlib import Path
 from types import SimpleNamespace
 
-import geopandas as gpd, numpy as np, pandas as pd, papermill, pytest, rasterio, rasterio.shutil, torch
+import geopandas as gpd, numpy as np, pandas as pd, pytest, rasterio, rasterio.shutil, torch
+from conftest import run_notebook
 from rasterio.transform import from_origin
 
 from minec2f.bands import BandStats
@@ -44,10 +45,7 @@ def bundle(tmp_path_factory):
     return save_bundle(tmp_path_factory.mktemp('bundle')/'b', learn)
 
 def run(repo, monkeypatch, tmp_path, **parameters):
-    monkeypatch.chdir(repo)
-    nb = papermill.execute_notebook('nbs/predict.ipynb', str(tmp_path/'run.ipynb'), parameters, progress_bar=False)
-    outputs = [o for cell in nb.cells for o in cell.get('outputs', [])]
-    return ''.join(''.join(o.text) for o in outputs if o.output_type=='stream' and o.name=='stdout')
+    return run_notebook(repo, monkeypatch, 'predict', tmp_path/'run.ipynb', **parameters)
 
 def test_one_bad_scene_stops_nothing_and_what_is_done_is_kept(repo, bundle, tmp_path, monkeypatch):
     scenes, out = tmp_path/'scenes', tmp_path/'maps'
