@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FreezeBN', 'KeepBest', 'poly_schedule', 'reseed', 'ClipGradients', 'MineLearner', 'configuration', 'encoder_splitter',
-           'teacher_learner', 'model_of', 'spec_of', 'spec_gaps', 'c2f_learner', 'plot_top_losses']
+           'teacher_learner', 'model_of', 'spec_of', 'c2f_learner', 'plot_top_losses']
 
 # %% ../nbs/12_learner.ipynb #c695edda
 import copy, math, numbers, os, random, sys, time
@@ -28,8 +28,7 @@ from fastai.torch_core import TensorMask, params, set_seed, subplots
 from plum import dispatch
 
 from .core import *
-from .bands import stats_for
-from .data import MultiSpectral, show_results, spec_to_dict
+from .data import MultiSpectral, show_results, spec_differences, spec_to_dict
 from .losses import SegLoss
 from .method import *
 from .methods.attentive import AttentiveDistillation
@@ -324,24 +323,6 @@ def spec_of(
     return getattr(teacher, 'spec', None) or getattr(dls, 'spec', None)
 
 # %% ../nbs/12_learner.ipynb #2d967a13
-def spec_gaps(
-    spec,  # `InputSpec` that the data have
-    other, # The teacher's
-)->list: # Text; empty where a network sees the same in both
-    "In what two input specifications differ, sizes apart"
-    gaps = []
-    for what in ('bands', 'classes'):
-        a, b = list(getattr(spec, what)), list(getattr(other, what))
-        if a!=b: gaps.append(f"{what} {', '.join(a)} (teacher: {', '.join(b)})")
-    numbers = {o: (getattr(spec, o), getattr(other, o)) for o in ('scale', 'offset')}
-    if list(spec.bands)==list(other.bands):
-        stats = zip(stats_for(spec.stats, spec.bands), stats_for(other.stats, other.bands))
-        numbers |= dict(zip(('mean', 'deviation'), stats))
-    for what,(a,b) in numbers.items():
-        if np.allclose(a, b, rtol=1e-3, atol=1e-9): continue
-        gaps.append(f'{what} {np.round(a, 5)} (teacher: {np.round(b, 5)})')
-    return gaps
-
 def _check_fit(teacher, net, dls, what):
     if not hasattr(dls, 'spec'):
         raise OptionError(f'the {what} loaders have no input specification; make them with mine_dls.')
@@ -352,10 +333,10 @@ def _check_fit(teacher, net, dls, what):
         raise BandError(f"the teacher has the bands {', '.join(has[0])} and {has[1]} classes, the {what} data "
                         f"{', '.join(asked[0])} and {asked[1]}; {way}")
     spec = spec_of(teacher)
-    gaps = spec_gaps(dls.spec, spec) if spec else []
+    gaps = spec_differences(dls.spec, spec) if spec else []
     if gaps:
-        raise DatasetError(f"the {what} data would reach the teacher as other numbers than those it was trained on: "
-                           f"{'; '.join(gaps)}; {way}")
+        raise DatasetError(f"the {what} data would reach the teacher as other numbers than those it was trained on "
+                           f"(these data's and the teacher's): {'; '.join(gaps)}; {way}")
 
 # %% ../nbs/12_learner.ipynb #7d15d0f9
 def _encoder_rate(asked, method): # share of the learning rate
