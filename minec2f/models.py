@@ -213,11 +213,13 @@ class MineNet(nn.Module):
         return {f'C{l}': Tap(self.encoder, itemgetter(i)) for l,i in deepest_four}
 
 # %% ../nbs/09_models.ipynb #3f699d25
-def _valid_cells(valid, maps): # valid (B,1,H,W) bool, maps (B,C,h,w) each
-    "Cells of each map with at least one valid pixel, (B,1,h,w) bool; None for each where all pixels are valid"
+def _valid_cells(valid): # (B,1,H,W) bool, H and W multiples of 32
+    "Cells of P2-P5 with at least one valid pixel, (B,1,h,w) bool; None for each where all pixels are valid"
     for_any_image = torch.compiler.is_compiling() or torch.jit.is_tracing() # a graph must not depend on one image
-    if not for_any_image and valid.device.type=='cpu' and valid.all(): return [None]*len(maps)
-    return [F.adaptive_max_pool2d(valid.to(o.dtype), o.shape[-2:])>0 for o in maps]
+    if not for_any_image and valid.device.type=='cpu' and valid.all(): return [None]*4
+    cells = [F.max_pool2d(valid.float(), 4)]
+    for _ in range(3): cells.append(F.max_pool2d(cells[-1], 2))
+    return [o>0 for o in cells]
 
 # %% ../nbs/09_models.ipynb #921792b3
 NORMS = dict(
@@ -267,7 +269,7 @@ class AttentiveFPN(MineNet):
 
     def segment(self, x, valid):
         ps = self.pyramid(x)
-        cells = _valid_cells(valid, ps)
+        cells = _valid_cells(valid)
         rs = [self.gates[l](p, v) for l,p,v in zip(self.levels, ps, cells)]
         blocks = [seg(r) for seg,r in zip(self.decoder.seg_blocks, reversed(rs))]  # deepest first, all at stride 4
         merged = self.decoder.merge(blocks)
