@@ -3,12 +3,21 @@ from configparser import ConfigParser
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 here = Path(__file__).parent
 parser = ConfigParser(delimiters=['='])
 parser.read(here/'settings.ini', encoding='utf-8')
 cfg = parser['DEFAULT']
-extras = 'dev', 'lab', 'docs', 'stac', 'ray', 'weights', 'terratorch'
+extras = 'dev', 'lab', 'docs', 'stac', 'ray', 'weights', 'onnx', 'terratorch'
+
+class WithNotebooks(build_py):
+    "The notebooks that are commands (13f_cli) go into the package"
+    def run(self):
+        super().run()
+        folder = Path(self.build_lib)/'minec2f'/'notebooks'
+        self.mkpath(str(folder))
+        for o in cfg['command_notebooks'].split(): self.copy_file(str(here/'nbs'/f'{o}.ipynb'), str(folder))
 
 setup(
     name=cfg['lib_name'], version=cfg['version'], license='Apache-2.0', python_requires=f">={cfg['min_python']}",
@@ -17,5 +26,6 @@ setup(
     install_requires=cfg['requirements'].split(),
     extras_require={o: cfg[f'{o}_requirements'].split() for o in extras},
     long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
+    entry_points=dict(console_scripts=['minec2f=minec2f.cli:main']), cmdclass=dict(build_py=WithNotebooks),
     zip_safe=False,
 )

@@ -1,11 +1,13 @@
 "What a user's first import gives, and what it must not cost; what `help` says."
-import ast, inspect, io, multiprocessing, pydoc, subprocess, sys, tokenize
+import ast, inspect, io, multiprocessing, pydoc, shutil, subprocess, sys, tokenize
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
+REPO = Path(__file__).resolve().parent.parent
 LAZY = 'geopandas pyogrio shapely pystac_client odc ray terratorch papermill IPython ipywidgets'.split()
 
 def test_learner_imports_without_what_only_some_need():
@@ -129,3 +131,12 @@ def test_help_in_nbdev():
     from minec2f import learner
     assert str(show_doc(learner.MineLearner.fit_poly)._repr_markdown_()).count('Peak learning rate')==1
     assert learner.__spec__.loader.get_source('minec2f.learner')==inspect.getsource(learner)
+
+def test_a_wheel_brings_the_notebooks_that_are_commands(tmp_path):
+    from minec2f.cli import COMMANDS
+    source = tmp_path/'source' # setuptools builds in the folder of its sources
+    shutil.copytree(REPO, source, ignore=shutil.ignore_patterns('.*', 'runs', 'results', 'paper_figures', 'build'))
+    command = [sys.executable, 'setup.py', '-q', 'build_py', '--build-lib', tmp_path/'built']
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    found = {o.stem for o in (tmp_path/'built'/'minec2f'/'notebooks').iterdir()}
+    assert found=={notebook for notebook,_ in COMMANDS.values()}
