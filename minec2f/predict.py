@@ -383,8 +383,9 @@ _DAY = re.compile(r'(?<!\d)((?:19|20)\d\d)-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01
 
 def _day(path):
     "Day on which an image was taken: as its tags say, or else the first one in its name; '' where neither does"
-    with open_raster(path) as src: said = src.tags().get('date', ''), src.tags(ns='IMAGERY').get('ACQUISITIONDATETIME', '')
-    found = (_DAY.search(o) for o in (*said, Path(path).name))
+    with open_raster(path) as src: tags, of_archive = src.tags(), src.tags(ns='IMAGERY')
+    said = tags.get('date', ''), of_archive.get('ACQUISITIONDATETIME', ''), Path(path).name
+    found = map(_DAY.search, said)
     return next(('-'.join(o.groups()) for o in found if o), '')
 
 def _as_text(numbers): return '' if numbers is None else ' '.join(f'{o:.9g}' for o in np.atleast_1d(numbers))
@@ -396,7 +397,7 @@ def map_tags(
     scene,                 # From `check_scene`; of several bundles, one each
     cut:Tiling,            # From `check_tiling`
     uncertainty:bool=None, # As in `predict_scene`
-)->dict: # scene, scene_state, date, bundle, bands, classes, scale, offset, radiometry (who says so), size, overlap, tta, …
+)->dict: # scene, scene_state, date, bundle, bands, classes, scale, offset, radiometry (who says so), size, overlap, …
     "What a map says of its making; raises `OptionError`"
     members, scenes = bundle_members(bundle), listify(scene)
     first = scenes[0]

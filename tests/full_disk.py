@@ -69,6 +69,7 @@ OUTPUTS = [
     Output('scene.tif',  write_scene,   same_raster),
     Output('map.tif',    write_map,     same_raster, ('.qml', '.tif.aux.xml')),
     Output('mines.gpkg', write_layer,   same_layer),
+    Output('mines.pmtiles', write_layer, same_layer),
     Output('bundle',     write_bundle,  same_bundle),
     Output('data',       write_data,    same_folder),
     Output('archive',    write_archive, same_folder)]

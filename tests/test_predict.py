@@ -59,7 +59,8 @@ def test_one_bad_scene_stops_nothing_and_what_is_done_is_kept(repo, bundle, tmp_
     assert 'a.tif: mapped; scale=0.0001, offset=0 (default)' in said
     assert 'b.TIF: mapped; scale=0.0002, offset=-0.1 (file)' in said
     of_a_scene = 'gpkg png qml tif tif.aux.xml'.split()  # a map is never without its colours and its style
-    assert sorted(o.name for o in out.iterdir())==sorted(['all_scenes.gpkg', *(f'{k}.{o}' for k in 'ab' for o in of_a_scene)])
+    expected = ['all_scenes.gpkg', *(f'{k}.{o}' for k in 'ab' for o in of_a_scene)]
+    assert sorted(o.name for o in out.iterdir())==sorted(expected)
     parts, together = [read_layer(out/f'{o}.gpkg') for o in 'ab'], read_layer(out/'all_scenes.gpkg')
     assert together.scene.tolist()==['a.tif']*len(parts[0])+['b.TIF']*len(parts[1])
     assert together.crs==4326
