@@ -20,73 +20,86 @@ from rasterio.warp import transform
 from .core import *
 from .bands import *
 from .raster import *
-from .maps import class_names, decode_probability, in_one_piece
+from .maps import class_names, in_one_piece
 from .styles import FIELDS, RAMP, class_colour, ramp_rgba
 
 # %% ../nbs/16d_webmap.ipynb #3eb00008
+def _opened(o):
+    "(name, path of a raster or GeoDataFrame without empty rows) of what was given"
+    import geopandas as gpd
+    if hasattr(o, 'geom_type'): name, gdf = 'polygons', o if hasattr(o, 'columns') else gpd.GeoDataFrame(geometry=o)
+    elif not isinstance(o, (str, os.PathLike)):
+        raise OptionError(f'{str(o)[:60]} ({type(o).__name__}) was given; a path or a GeoDataFrame was expected.')
+    elif Path(o).suffix.lower() in RASTER_SUFFIXES: return Path(o).stem, o
+    else: name, gdf = Path(o).stem, read_layer(o)
+    if gdf.crs is None: raise CRSError(f'{name} has no CRS, so nobody knows where it lies; assign it (gdf.set_crs).')
+    return name, gdf[gdf.geometry.notna() & ~gdf.geometry.is_empty]
+
+def _middle(source):
+    "(longitude, latitude) of a place in it; None where there is nothing"
+    if hasattr(source, 'geom_type'):
+        at = in_one_piece(source.geometry[:1].to_crs(4326)).representative_point()
+        return (at.x.iloc[0], at.y.iloc[0]) if len(at) else None
+    grid = read_grid(source)
+    x, y = grid.transform*(grid.width/2, grid.height/2)
+    (lon,), (lat,) = transform(grid.crs, 'EPSG:4326', [x], [y])
+    return lon, lat
+
+def _flat(lon, lat): return f'+proj=laea +lon_0={lon} +lat_0={lat} +datum=WGS84 +units=m'  # lengths are true around it
+
+# %% ../nbs/16d_webmap.ipynb #3eb00011
 @dataclass(frozen=True)
 class _Layer:
     "Something to show, in the CRS that was asked for"
     name:str
     bounds:tuple        # left, bottom, right, top
-    day:str=''          # As the file says
+    day:str             # As the file says
+    classes:tuple       # Names, as they are coloured
     rgba:object=None    # (H,W,4) uint8 of a raster
     polygons:object=None# GeoDataFrame
-    classes:tuple=()    # Names, as they are coloured
     is_ramp:bool=False  # Is it a probability?
 
-def _coloured(vrt, shape):
-    "(H,W,4) uint8 of a raster, and whether it is a probability: that of a map; else its classes; else its colours"
-    names = [o or f'band {k}' for k,o in enumerate(vrt.descriptions, 1)]
-    def read(k): return vrt.read(k, out_shape=shape[-2:])
-    if 'probability' in names: return ramp_rgba(decode_probability(read(names.index('probability')+1))), True
-    seen = vrt.dataset_mask(out_shape=shape)>0                                                      # (H,W)
+def _of_class(k): return (*bytes.fromhex(class_colour(k)[1:]), 255) if k else (0, 0, 0, 0)
+
+def _rgba(src, vrt, shape):
+    "(H,W,4) uint8 of a raster, and whether it is a probability"
+    names = [o or f'band {k}' for k,o in enumerate(src.descriptions, 1)]
+    seen = vrt.dataset_mask(out_shape=shape)>0                                          # (H,W)
+    def read(k, how=Resampling.average): return vrt.read(k, out_shape=shape, resampling=how)
+    if 'probability' in names:
+        k = names.index('probability')
+        return ramp_rgba(np.where(seen, read(k+1)*src.scales[k], np.nan).clip(0, 1)), True
     if names[0]=='class':
-        colours = np.array([(0,0,0,0), *((*bytes.fromhex(class_colour(k)[1:]), 255) for k in range(1, 256))])
-        return np.where(seen[..., None], colours[read(1)], 0).astype(np.uint8), False
-    shown = [k for k in vrt.indexes if vrt.colorinterp[k-1].name!='alpha']
-    x = vrt.read(shown, out_shape=(len(shown), *shape), resampling=Resampling.average).astype(np.float32)
-    rgb = composite(np.where(seen, x, np.nan), [names[k-1] for k in shown])                         # (H,W,3)
+        colours = np.array([_of_class(k) for k in range(256)])
+        here = np.where(seen, read(1, Resampling.nearest), 0).clip(0, 255).astype(int)
+        return colours[here].astype(np.uint8), False
+    shown = [k for k in src.indexes if src.colorinterp[k-1].name!='alpha']
+    x = np.stack([np.where(seen, read(k), np.nan) for k in shown])                      # (C,H,W)
+    rgb = composite(x, [names[k-1] for k in shown])
     return np.rint(255*np.dstack([rgb, seen])).astype(np.uint8), False
 
-def _raster_layer(path, crs, most_pixels):
+def _raster_layer(name, path, crs, most_pixels):
     with open_raster(path) as src, WarpedVRT(src, crs=crs, add_alpha=src.nodata is None) as vrt:
         step = max(1, max(vrt.shape)/most_pixels)
-        rgba, is_ramp = _coloured(vrt, (ceil(vrt.height/step), ceil(vrt.width/step)))
-        return _Layer(Path(path).stem, tuple(vrt.bounds), src.tags().get('date', ''), rgba, None,
-                      tuple(class_names(src)[1:]), is_ramp)
-
-# %% ../nbs/16d_webmap.ipynb #3eb00011
-def _polygon_layer(o, crs, most_polygons):
-    gdf, name = (o, 'polygons') if hasattr(o, 'geom_type') else (read_layer(o), Path(o).stem)
-    if gdf.crs is None: raise CRSError(f'{name} has no CRS, so nobody knows where it lies; assign it (gdf.set_crs).')
-    there = gdf[gdf.geometry.notna() & ~gdf.geometry.is_empty].to_crs(crs)
-    largest = there.loc[there.area.nlargest(most_polygons).index] if len(there)>most_polygons else there
-    if len(largest)<len(there): name = f'{name}: the {len(largest):,} largest of {len(there):,}'
-    days = set(gdf['date'].dropna()) if 'date' in gdf else ()
-    kinds = tuple(dict.fromkeys(gdf['class'].astype(str))) if 'class' in gdf else ()
-    return _Layer(name, tuple(largest.total_bounds), str(*days) if len(days)==1 else '', None, largest, kinds)
-
-def _is_raster(o):
-    if hasattr(o, 'geom_type'): return False
-    if isinstance(o, (str, os.PathLike)): return Path(o).suffix.lower() in RASTER_SUFFIXES
-    raise OptionError(f'{str(o)[:60]} ({type(o).__name__}) was given; a path or a GeoDataFrame was expected.')
-
-def _layer(o, crs, most_pixels, most_polygons):
-    return _raster_layer(o, crs, most_pixels) if _is_raster(o) else _polygon_layer(o, crs, most_polygons)
-
-def _middle(o):
-    "(longitude, latitude) of a place in it; None where there is nothing"
-    if _is_raster(o):
-        grid = read_grid(o)
-        (lon,), (lat,) = transform(grid.crs, 'EPSG:4326', *([k] for k in grid.transform*(grid.width/2, grid.height/2)))
-        return lon, lat
-    shapes = _polygon_layer(o, 4326, 1).polygons.geometry
-    if not len(shapes): return None
-    at = in_one_piece(shapes).iloc[0].representative_point()
-    return at.x, at.y
+        rgba, is_ramp = _rgba(src, vrt, (ceil(vrt.height/step), ceil(vrt.width/step)))
+        day, classes = src.tags().get('date', ''), tuple(map(str, class_names(src)[1:]))
+        return _Layer(name, tuple(vrt.bounds), day, classes, rgba, is_ramp=is_ramp)
 
 # %% ../nbs/16d_webmap.ipynb #3eb00014
+def _polygon_layer(name, gdf, crs, most_polygons):
+    there = gdf.to_crs(crs)
+    if len(there)>most_polygons:
+        name = f'{name}: the {most_polygons:,} largest of {len(there):,}'
+        there = there.iloc[np.argsort(-there.area.values)[:most_polygons]]
+    days = set(map(str, gdf['date'].dropna())) if 'date' in gdf else ()
+    classes = tuple(dict.fromkeys(map(str, gdf['class']))) if 'class' in gdf else ()
+    return _Layer(name, tuple(there.total_bounds), *days if len(days)==1 else [''], classes, polygons=there)
+
+def _layer(opened, crs, most_pixels, most_polygons):
+    is_table = hasattr(opened[1], 'geom_type')
+    return _polygon_layer(*opened, crs, most_polygons) if is_table else _raster_layer(*opened, crs, most_pixels)
+
+# %% ../nbs/16d_webmap.ipynb #3eb00017
 def _round_length(metres):
     "The largest of 1, 2, 5, 10 … that is not longer"
     ten = 10.**np.floor(np.log10(metres))
@@ -109,15 +122,15 @@ def _draw_scale(ax, crs):
     ax.plot([left+.04*wide, left+.04*wide+length], [bottom+.05*high]*2, 'k', lw=3, path_effects=rim)
     ax.text(left+.04*wide+length/2, bottom+.07*high, text, ha='center', va='bottom', fontsize=8, path_effects=rim)
     foot = np.array([left+.94*wide, bottom+.05*high])
-    head = foot+.1*high*_north(crs, foot)
+    head = foot+.1*high*_north(crs, ((left+right)/2, (bottom+top)/2))
     ax.annotate('N', foot, head, ha='center', va='center', fontsize=8, path_effects=rim,
                 arrowprops=dict(arrowstyle='<|-', color='k', path_effects=rim))
 
-# %% ../nbs/16d_webmap.ipynb #3eb00016
+# %% ../nbs/16d_webmap.ipynb #3eb00019
 def _line_of(row, classes):
     "(colour, is it dashed?) of a polygon; dashed where it was to be refined and was not, as in QGIS"
-    kind, status = str(row.get('class', '')), str(row.get('status', 'refined'))
-    return class_colour(classes.index(kind)+1 if kind in classes else 1), not status.startswith('refined')
+    kind = str(row.get('class', ''))
+    return class_colour(classes.index(kind)+1 if kind in classes else 1), str(row.get('status', '')).startswith('kept')
 
 def _draw_layer(ax, o, classes):
     left, bottom, right, top = o.bounds
@@ -138,9 +151,10 @@ def _draw_legend(fig, axs, layers, classes):
     if any(o.is_ramp for o in layers): fig.colorbar(ramp, ax=list(axs), shrink=.7, label='probability of mine')
 
 def _whole(layers):
-    "(left, bottom, right, top) of all layers"
-    left, bottom, right, top = np.array([o.bounds for o in layers if not np.isnan(o.bounds).any()]).T
-    return left.min(), bottom.min(), right.max(), top.max()
+    "(left, bottom, right, top) of all layers, with a margin"
+    left, bottom, right, top = np.array([o.bounds for o in layers if np.isfinite(o.bounds).all()]).T
+    margin = .02*max(np.ptp([left, right]), np.ptp([bottom, top]))
+    return left.min()-margin, bottom.min()-margin, right.max()+margin, top.max()+margin
 
 def _classes(layers): return list(dict.fromkeys(k for o in layers for k in o.classes))
 
@@ -160,17 +174,17 @@ def _picture(sides, names, crs):
     _draw_legend(fig, axs[0], layers, _classes(layers))
     return fig
 
-# %% ../nbs/16d_webmap.ipynb #3eb00019
+# %% ../nbs/16d_webmap.ipynb #3eb00022
 _EARTH_M = 6378137. # radius of web Mercator's sphere
 
-def _mercator(lon): return f'+proj=merc +a={_EARTH_M} +b={_EARTH_M} +lon_0={lon} +units=m +no_defs'
+def _mercator(lon): return f'+proj=merc +a={_EARTH_M} +b={_EARTH_M} +lon_0={lon} +units=m'
 
 def _degrees(xy, lon):
     "(n,2) metres of `_mercator` -> longitude, which goes on beyond 180, and latitude"
     x, y = np.asarray(xy, float).T/_EARTH_M
     return np.stack([lon+np.degrees(x), np.degrees(2*np.arctan(np.exp(y))-np.pi/2)], 1)
 
-# %% ../nbs/16d_webmap.ipynb #3eb00022
+# %% ../nbs/16d_webmap.ipynb #3eb00025
 def _as_told(o):
     "Anything as HTML that says just that"
     return html.escape(f'{o:,.2f}' if isinstance(o, float) else str(o)).replace('{', '&#123;')
@@ -202,7 +216,7 @@ def _on_page(o, lon, pane, side, classes):
     shown = dict(type='FeatureCollection', features=list(_features(o, lon, classes)))
     return folium.GeoJson(shown, _style, name=name, tooltip=tip, pane=pane)
 
-# %% ../nbs/16d_webmap.ipynb #3eb00025
+# %% ../nbs/16d_webmap.ipynb #3eb00028
 _SWIPE = '''
 (function(map, names) {
     const bar = L.DomUtil.create('input', '', map.getContainer());
@@ -235,7 +249,7 @@ def _run_on(page, script):
     part._template = Template('{% macro script(this, kwargs) %}' + script + '{% endmacro %}')
     page.add_child(part)
 
-# %% ../nbs/16d_webmap.ipynb #3eb00026
+# %% ../nbs/16d_webmap.ipynb #3eb00029
 _BOX = 'position:fixed;right:10px;bottom:90px;z-index:1000;background:#fffd;padding:6px 10px;font:13px sans-serif'
 
 def _legend_html(layers, classes):
@@ -279,11 +293,13 @@ def _page(sides, names, lon, still):
         page.get_root().html.add_child(folium.Element(o))
     return page
 
-# %% ../nbs/16d_webmap.ipynb #3eb00028
-def _names(sides):
-    "What the dates are called: as the files say, where they differ in it"
+# %% ../nbs/16d_webmap.ipynb #3eb00032
+def _checked(names, sides):
+    "What the dates are called: as was given, or as the files say where they differ in it"
     days = [next((o.day for o in side if o.day), '') for side in sides]
-    return days if len(sides)==1 or len(set(days))==2 else ['before', 'after']
+    if names is None: names = days if len(sides)==1 or days[0]!=days[1] else ['before', 'after']
+    if not isinstance(names, str) and len(names)==len(sides): return list(map(str, names))
+    raise OptionError(f'names={names!r} was given; a list of {len(sides)} was expected.')
 
 def view(
     *shown,                # Maps (*.tif), images, polygons (a vector file or a GeoDataFrame); the first lies lowest
@@ -294,18 +310,17 @@ def view(
     most_polygons:int=5000,# Of a layer; the largest are shown
 ): # folium Map, or matplotlib Figure; raises `RasterError`, `PolygonError`, `CRSError`, `OptionError`
     "Show maps, images and polygons where they lie"
+    for name,o in dict(most_pixels=most_pixels, most_polygons=most_polygons).items(): check_number(o, name, 1, kind=int)
     from matplotlib import rc_context
-    dates = [list(shown)]
-    if after is not None: dates.append(list(after) if isinstance(after, (list, tuple)) else [after])
-    middle = next(filter(None, (_middle(o) for side in dates for o in side)), None)
+    dates = [shown] if after is None else [shown, after if isinstance(after, (list, tuple)) else [after]]
+    opened = [[_opened(o) for o in side] for side in dates]
+    middle = next(filter(None, (_middle(o) for side in opened for _,o in side)), None)
     if middle is None: raise PolygonError('there is nothing to show; a map, an image or polygons were expected.')
-    def layers_in(crs): return [[_layer(o, crs, most_pixels, most_polygons) for o in side] for side in dates]
-    zone = f'EPSG:{utm_epsg(*middle)}'
-    flat = layers_in(zone)
-    names = names or _names(flat)
-    with rc_context({'text.parse_math': False}): picture = _picture(flat, names, zone)  # a name is no formula
-    if still is None: still = find_spec('folium') is None
-    if still: return picture
-    if find_spec('folium') is None:
-        raise OptionError("a page needs folium, which is not installed: pip install 'minec2f[view]', or still=True.")
-    return _page(layers_in(_mercator(middle[0])), names, middle[0], picture)
+    def layers_in(crs): return [[_layer(o, crs, most_pixels, most_polygons) for o in side] for side in opened]
+    flat = layers_in(_flat(*middle))
+    names = _checked(names, flat)
+    with rc_context({'text.parse_math': False}): picture = _picture(flat, names, _flat(*middle))  # a name is no formula
+    has_folium = find_spec('folium') is not None
+    if still or (still is None and not has_folium): return picture
+    if has_folium: return _page(layers_in(_mercator(middle[0])), names, middle[0], picture)
+    raise OptionError("a page needs folium, which is not installed: pip install 'minec2f[view]', or still=True.")
