@@ -151,10 +151,9 @@ def _draw_legend(fig, axs, layers, classes):
     if any(o.is_ramp for o in layers): fig.colorbar(ramp, ax=list(axs), shrink=.7, label='probability of mine')
 
 def _whole(layers):
-    "(left, bottom, right, top) of all layers, with a margin"
+    "(left, bottom, right, top) of all layers"
     left, bottom, right, top = np.array([o.bounds for o in layers if np.isfinite(o.bounds).all()]).T
-    margin = .02*max(np.ptp([left, right]), np.ptp([bottom, top]))
-    return left.min()-margin, bottom.min()-margin, right.max()+margin, top.max()+margin
+    return left.min(), bottom.min(), right.max(), top.max()
 
 def _classes(layers): return list(dict.fromkeys(k for o in layers for k in o.classes))
 
@@ -163,12 +162,14 @@ def _picture(sides, names, crs):
     import matplotlib.pyplot as plt
     layers = [o for side in sides for o in side]
     left, bottom, right, top = _whole(layers)
+    rim = .02*max(right-left, top-bottom)
     fig, axs = plt.subplots(1, len(sides), figsize=(4.4*len(sides)+.8, 4), squeeze=False, layout='constrained')
     plt.close(fig)  # a notebook would show an open figure, and then what the cell returns: the same once more
     for ax,side,name in zip(axs[0], sides, names):
         ax.set(facecolor='#eeeeee')
         for o in side: _draw_layer(ax, o, _classes(layers))
-        ax.set(xlim=(left, right), ylim=(bottom, top), aspect='equal', xticks=[], yticks=[], xlabel='', ylabel='')
+        ax.set(xlim=(left-rim, right+rim), ylim=(bottom-rim, top+rim), aspect='equal', xticks=[], yticks=[])
+        ax.set(xlabel='', ylabel='')
         ax.set_title(name, fontsize=9)
         _draw_scale(ax, crs)
     _draw_legend(fig, axs[0], layers, _classes(layers))
