@@ -18,7 +18,7 @@ from minec2f.raster import Grid, write_raster
 from minec2f.synth import synth_dataset
 from minec2f.world.archive import synth_archive
 
-SHARES = .01, .3, .6, .9, .999, 3 # of the largest file that an output has
+SHARES = .01, .3, .6, .9, .999, 99 # of the largest file that an output has; tiles are made in a much larger one
 
 class Rule(torch.nn.Module):
     "Mine where the only band is bright"
