@@ -22,3 +22,4 @@ from .evaluate import by_group, evaluate, summarize
 from .scenescores import evaluate_scenes, summarize_scenes
 from .viz import learning_curves
 from .explore import explore
+from .webmap import view

@@ -272,7 +272,7 @@ def remove_leftovers(
             if o.is_dir(): _remove_leftover(o)
 
 # %% ../nbs/00_core.ipynb #f34f27eb
-_COMPILED = 'rasterio', 'pyogrio', 'safetensors', 'safetensors_rust', 'pyarrow', 'pyproj', 'shapely'
+_COMPILED = 'rasterio', 'pyogrio', 'safetensors', 'safetensors_rust', 'pyarrow', 'pyproj', 'shapely', 'sqlite3'
 
 def of_library(
     e:Exception, # Any

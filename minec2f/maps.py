@@ -20,6 +20,7 @@ from scipy.special import entr, log_softmax, logsumexp, softmax
 
 from .core import *
 from .raster import *
+from .styles import class_outlines, map_sidecars, outline_style, write_layer
 
 # %% ../nbs/12b_maps.ipynb #57db2f3a
 MAP_BANDS = 'class', 'probability', 'uncertainty' # The last one where it says more than the probability
@@ -114,7 +115,8 @@ def _open_map(path, grid, bands, classes, tags):
     "A plain GeoTIFF that takes the rows of a map"
     profile = dict(driver='GTiff', count=len(bands), dtype='uint8', nodata=NODATA, crs=grid.crs,
                    transform=grid.transform, height=grid.height, width=grid.width, tiled=True, blockxsize=256,
-                   blockysize=256, compress='deflate', zlevel=1, bigtiff='if_safer')
+                   blockysize=256, compress='deflate', zlevel=1, bigtiff='if_safer',
+                   photometric='MINISBLACK', alpha='NO')
     with rasterio.open(path, 'w', **profile) as f:
         f.descriptions = bands
         f.scales = [1 if o=='class' else 1/PROBABILITY_STEPS for o in bands]
@@ -127,13 +129,15 @@ def write_map(
     rows,            # Yields (B,h,W) uint8 as `to_map` gives them, from the first row to the last
     grid:Grid,       # Where the pixels lie
     classes,         # Names of the classes, the first is background
-    tags:dict,       # Name -> text, of how the map was made; `to_polygons` reads `scene`
+    tags:dict,       # Name -> text, of how the map was made; `to_polygons` reads scene, site, date and bundle
     inputs=(),       # Paths of what is read meanwhile, which `dst` must not be
     bands=MAP_BANDS, # Names of the B bands: all of these, or the first two
 )->Path: # `dst`; raises `WriteError`
-    "Write a map as a Cloud-Optimised GeoTIFF, all or nothing"
+    "Write a map as a Cloud-Optimised GeoTIFF, with what lies beside it, all or nothing"
     y, totals = 0, np.zeros(len(bands), np.int64)
-    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE), atomic(dst, inputs=inputs) as tmp:
+    beside = map_sidecars(dst, bands, classes)
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE), atomic(dst, inputs=inputs, parts=beside) as tmp:
+        for suffix,text in beside.items(): tmp.with_suffix(suffix).write_text(text, encoding='utf-8')
         with TemporaryDirectory(dir=tmp.parent) as work, disk_errors():
             plain, cog = Path(work)/'rows.tif', Path(work)/'map.tif'
             with _open_map(plain, grid, bands, classes, tags) as f:
@@ -223,9 +227,17 @@ def _means_inside(src, grid, outline):
     return dict(zip(src.descriptions[1:], means*steps))
 
 # %% ../nbs/12b_maps.ipynb #e3d58238
-POLYGON_COLUMNS = ['class','area_ha','mean_probability','mean_uncertainty','pixels','scene','geometry']
+POLYGON_COLUMNS = ['id','site','class','area_ha','mean_probability','mean_uncertainty','pixels','scene','date','model',
+                   'geometry']
 
-def _patches(src, grid, scene, min_area_ha, simplify_m):
+def _origin(src, path):
+    "What a map says of itself that each of its polygons repeats"
+    tags = src.tags()
+    said = dict(scene=tags.get('scene', Path(path).name), site=tags.get('site'), date=tags.get('date'),
+                model=tags.get('bundle'))
+    return {k: o for k,o in said.items() if o}
+
+def _patches(src, grid, origin, min_area_ha, simplify_m):
     "A row for each patch"
     import geopandas as gpd, shapely
     found = list(_outlines(src))
@@ -234,18 +246,18 @@ def _patches(src, grid, scene, min_area_ha, simplify_m):
     gdf = gpd.GeoDataFrame({'class': called}, geometry=simplified(along_pixels, simplify_m))
     gdf['area_ha'] = layer_ha(gdf.geometry)
     gdf['pixels'] = np.rint(shapely.area(along_pixels.values)/abs(src.transform.determinant)).astype(int)
-    gdf['scene'] = scene
-    gdf = gdf[gdf.area_ha>=min_area_ha]
+    gdf['id'] = np.array([f"{Path(origin['scene']).stem}-{k}" for k in range(1, len(gdf)+1)], object)
+    gdf = gdf.assign(**origin)[gdf.area_ha>=min_area_ha]
     means = [_means_inside(src, grid, o) for o in along_pixels[gdf.index]]
     for band in src.descriptions[1:]: gdf[f'mean_{band}'] = np.array([o[band] for o in means], float)
     return gdf[[o for o in POLYGON_COLUMNS if o in gdf]].reset_index(drop=True)
 
 def to_polygons(
     map_path,             # Map as `predict_scene` writes it, with uncertainty or without
-    dst,                  # Path of the layer to write: *.gpkg, *.parquet, *.fgb, *.geojson or *.shp
+    dst,                  # Path of the layer to write: *.gpkg, *.parquet, *.fgb, *.shp, *.geojson or *.pmtiles
     min_area_ha:float=0., # Leave out smaller polygons, hectares
     simplify_m:float=0.,  # Move outlines by at most this, metres; 0 keeps pixel edges
-): # GeoDataFrame of `POLYGON_COLUMNS`, means (0-1) of the bands that are there. Raises `WriteError`, `RasterError`
+): # GeoDataFrame of those `POLYGON_COLUMNS` of which the map says something. Raises `WriteError`, `RasterError`
     "Outline every patch of every class but background, in the map's CRS"
     check_number(min_area_ha, 'min_area_ha', 0)
     check_number(simplify_m, 'simplify_m', 0)
@@ -254,7 +266,7 @@ def to_polygons(
     grid = read_grid(map_path)  # refuses a map without a place on Earth
     with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE), open_raster(map_path) as src:
         _check_map(src, map_path)
-        scene = src.tags().get('scene', Path(map_path).name)
-        gdf = _patches(src, grid, scene, min_area_ha, simplify_m)
-    write_polygons(gdf, dst, inputs=[map_path])
+        gdf = _patches(src, grid, _origin(src, map_path), min_area_ha, simplify_m)
+        classes = dict.fromkeys([*map(str, class_names(src)[1:]), *gdf['class']])
+    write_layer(gdf, dst, outline_style(class_outlines(classes)), inputs=[map_path])
     return gdf

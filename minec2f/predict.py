@@ -7,7 +7,7 @@ __all__ = ['mean_of_symmetries', 'Tiling', 'check_tiling', 'scene_means', 'Scene
            'try_output', 'predict_scene', 'mapped_before', 'scene_files', 'predict_pixels', 'predict_array']
 
 # %% ../nbs/13_predict.ipynb #d950d531
-import os
+import os, re
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral, Real
@@ -379,6 +379,15 @@ def _state(path):
     o = os.stat(path)
     return f'{o.st_size} bytes of {o.st_mtime_ns}'
 
+_DAY = re.compile(r'(?<!\d)((?:19|20)\d\d)-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])(?!\d)')
+
+def _day(path):
+    "Day on which an image was taken: as its tags say, or else the first one in its name; '' where neither does"
+    with open_raster(path) as src: tags, of_archive = src.tags(), src.tags(ns='IMAGERY')
+    said = tags.get('date', ''), of_archive.get('ACQUISITIONDATETIME', ''), Path(path).name
+    found = map(_DAY.search, said)
+    return next(('-'.join(o.groups()) for o in found if o), '')
+
 def _as_text(numbers): return '' if numbers is None else ' '.join(f'{o:.9g}' for o in np.atleast_1d(numbers))
 
 def _each(texts): return ' | '.join(dict.fromkeys(texts))  # once, where all say the same
@@ -388,11 +397,11 @@ def map_tags(
     scene,                 # From `check_scene`; of several bundles, one each
     cut:Tiling,            # From `check_tiling`
     uncertainty:bool=None, # As in `predict_scene`
-)->dict: # scene, scene_state, bundle, bands, classes, scale, offset, radiometry (who says so), size, overlap, tta, …
+)->dict: # scene, scene_state, date, bundle, bands, classes, scale, offset, radiometry (who says so), size, overlap, …
     "What a map says of its making; raises `OptionError`"
     members, scenes = bundle_members(bundle), listify(scene)
     first = scenes[0]
-    return dict(scene=first.name, scene_state=_state(first.path),
+    return dict(scene=first.name, scene_state=_state(first.path), date=_day(first.path),
                 bundle=' '.join(map(_bundle_version, members)),
                 bands=' '.join(members[0].bands), classes=' '.join(members[0].classes),
                 scale=_each(_as_text(o.scale) for o in scenes), offset=_each(_as_text(o.offset) for o in scenes),

@@ -564,9 +564,10 @@ def _free_name(name, taken, longest):
 
 # %% ../nbs/01_raster.ipynb #f290a9f8
 VECTOR_FORMATS = {'.gpkg': 'GPKG', '.parquet': 'GeoParquet', '.fgb': 'FlatGeobuf', '.geojson': 'GeoJSON',
-                  '.shp': 'ESRI Shapefile'}
+                  '.shp': 'ESRI Shapefile', '.pmtiles': 'PMTiles'}
 _SHAPEFILE_PARTS = '.shx', '.dbf', '.prj', '.cpg'
 _LONGEST = {'.shp': 10} # letters of a column's name
+_TILES = dict(MINZOOM=0, MAXZOOM=14) # corners of the finest tiles lie .6 m apart at the equator, elsewhere closer
 
 def vector_format(
     dst:str|Path, # File to write
@@ -592,19 +593,28 @@ def writable_columns(
     out = type(gdf)(dict(zip(names, columns)), geometry=names[at], crs=gdf.crs)
     return out.to_crs(4326) if suffix=='.geojson' and len(out) else out
 
+def _driver_options(table, suffix):
+    "What the driver of a format is told beside the layer's name"
+    has_all = len(table)>0 and table.geometry.notna().all()
+    if suffix=='.gpkg': return dict(GEOMETRY_NAME=_free_name('geom', {o.lower() for o in table.columns}, 1000))
+    if suffix=='.fgb': return dict(SPATIAL_INDEX='YES' if has_all else 'NO')
+    return _TILES if suffix=='.pmtiles' else {}
+
 def write_polygons(
     gdf,              # GeoDataFrame with a CRS
-    dst:str|Path,     # File to write: *.gpkg, *.parquet, *.fgb, *.geojson (always in longitude and latitude) or *.shp
+    dst:str|Path,     # File to write: *.gpkg, *.parquet, *.fgb, *.shp; for the web *.geojson (in degrees), *.pmtiles
     layer:str=None,   # Name of the layer, in formats that name it; the file's where None
     inputs=(),        # As in `atomic`
+    finish=None,      # Function of the written file's path, called before it takes its place
 )->Path: # `dst`; raises `WriteError`
     "Write a vector layer in the format that its name asks for"
     suffix = vector_format(dst)
+    if suffix=='.pmtiles' and gdf.geometry.isna().all():
+        raise WriteError(f'{dst}: there is no polygon to make tiles of; the other formats can hold an empty layer.')
     table = writable_columns(gdf, suffix)
-    options = dict(driver=VECTOR_FORMATS[suffix], layer=layer or Path(dst).stem)
-    if suffix=='.gpkg': options['GEOMETRY_NAME'] = _free_name('geom', {o.lower() for o in table.columns}, 1000)
-    if suffix=='.fgb': options['SPATIAL_INDEX'] = 'YES' if len(table) and table.geometry.notna().all() else 'NO'
+    options = dict(driver=VECTOR_FORMATS[suffix], layer=layer or Path(dst).stem) | _driver_options(table, suffix)
     with atomic(dst, inputs=inputs, parts=_SHAPEFILE_PARTS if suffix=='.shp' else ()) as tmp, disk_errors():
         if suffix=='.parquet': table.to_parquet(tmp)
         else: table.to_file(tmp, engine='pyogrio', **options)
+        if finish: finish(tmp)
     return Path(dst)

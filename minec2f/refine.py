@@ -22,6 +22,7 @@ from .raster import *
 from .bundle import check_bundle
 from .maps import cut_at_180, decode_probability, in_one_piece, simplified, to_map
 from .predict import Tiling, check_scene, check_tiling, predict_pixels, read_files, try_output
+from .styles import CLASS_COLOURS, FIELDS, Outline, outline_style, write_layer
 
 # %% ../nbs/13a_refine.ipynb #2e7de03d
 def _same_lattice(a, b):
@@ -293,6 +294,8 @@ def _refine_row(bundle, outline, images, crs, cut, rules):
 
 # %% ../nbs/13a_refine.ipynb #382861b0
 RESULT_COLUMNS = ['area_before_ha', 'area_after_ha', 'confidence', 'covered', 'status', 'image']
+_STYLE = outline_style([Outline('refined', "\"status\" LIKE 'refined%'", CLASS_COLOURS[0]),
+                        Outline('as it was', 'ELSE', CLASS_COLOURS[0], dashed=True)])
 
 def _own_columns(gdf):
     "The layer, its columns that are called as ours numbered; formats ignore the case of letters"
@@ -374,7 +377,7 @@ def refine_polygons(
     bundle,               # From `load_bundle`: has `model`, `bands`, `classes` (background first), `size` and `spec`
     polygons,             # Coarse outlines: a vector file, or a GeoDataFrame, in any CRS
     images,               # An image, a folder of them, an address, or a list of these; of any size, in any CRS
-    out,                  # Path of the layer to write: *.gpkg, *.parquet, *.fgb, *.geojson or *.shp
+    out,                  # Path of the layer to write: *.gpkg, *.parquet, *.fgb, *.shp, *.geojson or *.pmtiles
     reach_m:float=0.,     # How far outside its coarse outline a mine may lie, metres; below 0 its rim is never believed
     margin_m:float=500.,  # How far around a polygon the network looks, metres; a whole window at least
     threshold:float=.5,   # Least probability of a mine, 0-1
@@ -405,5 +408,5 @@ def refine_polygons(
     with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE):
         rows = [_refine_row(bundle, outline, o, gdf.crs, cut, rules) for outline,o in watched(todo, progress)]
     done = _with_results(gdf, coarse, rows)
-    write_polygons(done, out, inputs=inputs)
+    write_layer(done, out, _STYLE, {k: FIELDS[k] for k in RESULT_COLUMNS}, inputs=inputs)
     return done

@@ -18,7 +18,7 @@ from minec2f.raster import Grid, write_raster
 from minec2f.synth import synth_dataset
 from minec2f.world.archive import synth_archive
 
-SHARES = .01, .3, .6, .9, .999, 3 # of the largest file that an output has
+SHARES = .01, .3, .6, .9, .999, 99 # of the largest file that an output has; tiles are made in a much larger one
 
 class Rule(torch.nn.Module):
     "Mine where the only band is bright"
@@ -60,11 +60,16 @@ class Output:
     name:str
     write:callable # Of a path
     same:callable  # Of two paths
+    beside:tuple=() # Endings of what belongs beside it
+
+    @property
+    def files(self): return sorted([self.name, *(Path(self.name).with_suffix(o).name for o in self.beside)])
 
 OUTPUTS = [
     Output('scene.tif',  write_scene,   same_raster),
-    Output('map.tif',    write_map,     same_raster),
+    Output('map.tif',    write_map,     same_raster, ('.qml', '.tif.aux.xml')),
     Output('mines.gpkg', write_layer,   same_layer),
+    Output('mines.pmtiles', write_layer, same_layer),
     Output('bundle',     write_bundle,  same_bundle),
     Output('data',       write_data,    same_folder),
     Output('archive',    write_archive, same_folder)]
@@ -80,7 +85,7 @@ def limited(o, path, limit):
     except WriteError as e: error = str(e)
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     left = sorted(p.name for p in path.parent.iterdir())
-    return error, left, path.exists() and o.same(path, FOLDER/o.name)
+    return error, left, left==o.files and o.same(path, FOLDER/o.name)
 
 def outcomes(o):
     whole = FOLDER/o.name

@@ -3,7 +3,7 @@ import json, signal, subprocess, sys, time
 from pathlib import Path
 from types import SimpleNamespace
 
-import geopandas as gpd, numpy as np, pandas as pd, pytest, rasterio, rasterio.shutil, torch
+import numpy as np, pandas as pd, pytest, rasterio, rasterio.shutil, torch
 from conftest import run_notebook
 from rasterio.transform import from_origin
 
@@ -15,7 +15,7 @@ from minec2f.evaluate import evaluate, summarize
 from minec2f.maps import to_polygons
 from minec2f.models import mine_model
 from minec2f.predict import mapped_before, predict_scene
-from minec2f.raster import Grid, read_chip, write_raster
+from minec2f.raster import Grid, read_chip, read_layer, write_raster
 
 class Bright(torch.nn.Module):
     def forward(self, x): return torch.stack([0*x[:,0], 40*(x[:,0]-.2)], 1)
@@ -58,8 +58,10 @@ def test_one_bad_scene_stops_nothing_and_what_is_done_is_kept(repo, bundle, tmp_
     assert 'torn.tif: left out' in said and 'late.tif: left out' in said and 'scale=' in said
     assert 'a.tif: mapped; scale=0.0001, offset=0 (default)' in said
     assert 'b.TIF: mapped; scale=0.0002, offset=-0.1 (file)' in said
-    assert sorted(o.name for o in out.iterdir())==['a.gpkg','a.png','a.tif','all_scenes.gpkg','b.gpkg','b.png','b.tif']
-    parts, together = [gpd.read_file(out/f'{o}.gpkg') for o in 'ab'], gpd.read_file(out/'all_scenes.gpkg')
+    of_a_scene = 'gpkg png qml tif tif.aux.xml'.split()  # a map is never without its colours and its style
+    expected = ['all_scenes.gpkg', *(f'{k}.{o}' for k in 'ab' for o in of_a_scene)]
+    assert sorted(o.name for o in out.iterdir())==sorted(expected)
+    parts, together = [read_layer(out/f'{o}.gpkg') for o in 'ab'], read_layer(out/'all_scenes.gpkg')
     assert together.scene.tolist()==['a.tif']*len(parts[0])+['b.TIF']*len(parts[1])
     assert together.crs==4326
     assert np.isclose(together.area_ha.sum(), sum(o.area_ha.sum() for o in parts))
@@ -157,7 +159,7 @@ def test_the_table_says_how_unsure_where_the_map_does(repo, bundle, tmp_path, mo
     write_scene(tmp_path/'a.tif')
     run(repo, monkeypatch, tmp_path, bundle=str(bundle), scene=str(tmp_path/'a.tif'), out=str(tmp_path/'maps'),
         min_area_ha=0, uncertainty=asked)
-    together = gpd.read_file(tmp_path/'maps'/'all_scenes.gpkg')
+    together = read_layer(tmp_path/'maps'/'all_scenes.gpkg')
     assert ('mean_uncertainty' in together)==bool(asked)
 
 KILLED = '''
@@ -185,9 +187,9 @@ def test_killed_half_way(tmp_path):
     p.send_signal(signal.SIGKILL)
     p.wait()
     left = [o.name for o in dst.parent.iterdir()]
-    assert len(left)==2 and dst.read_bytes()==before
+    assert len(left)==4 and dst.read_bytes()==before  # the map, what lies beside it, and what the killed one left
     predict_scene(bright(), tmp_path/'scene.tif', dst, progress=False)
-    assert [o.name for o in dst.parent.iterdir()]==['map.tif']
+    assert sorted(o.name for o in dst.parent.iterdir())==['map.qml','map.tif','map.tif.aux.xml']
 
 # Bundles and paths as strangers give them
 
