@@ -6,7 +6,7 @@
 __all__ = ['FILES', 'WEIGHTS', 'CARD', 'MODEL_CARD', 'Bundle', 'check_bundle', 'Ensemble', 'bundle_members', 'plain_bundle',
            'save_bundle', 'read_card', 'load_bundle', 'save_temperature', 'save_info']
 
-# %% ../nbs/12a_bundle.ipynb #2c572cb6
+# %% ../nbs/12a_bundle.ipynb #b3080fc8
 import copy, hashlib, json, os, re
 from collections import namedtuple
 from collections.abc import Iterable
@@ -204,7 +204,7 @@ def _check_card(card, where):
     _check(input['stats'], _STATS, f'{where}: input: stats')
     _check_together(model, input, where)
 
-# %% ../nbs/12a_bundle.ipynb #562110e4
+# %% ../nbs/12a_bundle.ipynb #60f89872
 FILES = WEIGHTS, CARD = 'model.safetensors', 'bundle.json'
 MODEL_CARD = 'MODEL_CARD.md' # for people; nothing is read from it
 _MOST_BYTES = {WEIGHTS: 8*2**30, CARD: 4*2**20} # far more than any of ours has
@@ -247,7 +247,7 @@ def _versions():
     import segmentation_models_pytorch as smp
     return dict(minec2f=__version__, torch=torch.__version__, segmentation_models_pytorch=smp.__version__)
 
-# %% ../nbs/12a_bundle.ipynb #32579f88
+# %% ../nbs/12a_bundle.ipynb #acc0177e
 def _write_bundle(dst, card, weights): # The page as a dict, the weights as bytes
     _check_card(card, f'{dst} (not saved)')
     page = json.dumps(card, indent=1)

@@ -95,7 +95,7 @@ def evaluate(
     rows = index.to_dict('records')
     return pd.DataFrame([_evaluate_chip(bundle, o, given, ignore_px, measure, **how) for o in rows])
 
-# %% ../nbs/14_evaluate.ipynb #bdb2d787
+# %% ../nbs/14_evaluate.ipynb #39db000f
 def check_scores(
     table:pd.DataFrame, # From `evaluate`, or one row of `read_ladder`
     *columns,           # That it must have beside `confusion`

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FEWEST', 'seed_weights', 'covered', 'compare']
 
-# %% ../../nbs/14a_compare.ipynb #113a841e
+# %% ../../nbs/14a_compare.ipynb #ac186900
 import numpy as np, pandas as pd
 
 from ..core import *
