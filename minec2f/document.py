@@ -197,7 +197,7 @@ def _pdf_text(pdf, text, size=9, family=_FONT, style='', height=4.6, indent=0):
     pdf.set_x(pdf.l_margin+indent)
     pdf.multi_cell(_WIDE-indent, height, plain_text(text), align='L', new_x='LMARGIN', new_y='NEXT')
 
-# %% ../nbs/00d_document.ipynb #d9418ec3
+# %% ../nbs/00d_document.ipynb #e3f6d1f2
 def _pdf_heading(pdf, o):
     size = {1: 17, 2: 12}.get(o.level, 10)
     pdf.ln(0 if o.level==1 else _GAP)
@@ -206,7 +206,10 @@ def _pdf_heading(pdf, o):
     _pdf_text(pdf, o.text, size, style='B', height=size/2)
 
 def _pdf_items(pdf, o):
-    for text in o.texts: _pdf_text(pdf, f'• {plain_text(text)}', indent=3)
+    for text in o.texts:
+        pdf.set_font(_FONT, size=9)
+        pdf.cell(4, 4.6, '•', align='R')
+        _pdf_text(pdf, text, indent=4)
 
 def _pdf_table(pdf, o):
     columns, numbers = zip(*_columns(o))
@@ -214,7 +217,7 @@ def _pdf_table(pdf, o):
     pdf.set_font(_FONT, size=8)
     pdf.set_draw_color(190)
     pdf.set_line_width(.1)
-    how = dict(borders_layout='HORIZONTAL_LINES', line_height=4.2, padding=.6, width=min(_WIDE, 1.9*sum(widths)),
+    how = dict(borders_layout='HORIZONTAL_LINES', line_height=4.2, padding=(.6, 1.2), width=min(_WIDE, 2*sum(widths)),
                align='L', v_align='TOP', col_widths=widths, text_align=['RIGHT' if o else 'LEFT' for o in numbers])
     with pdf.table(**how) as table:
         for cells in zip(*columns): table.row(cells)
