@@ -8,7 +8,7 @@ here = Path(__file__).parent
 parser = ConfigParser(delimiters=['='])
 parser.read(here/'settings.ini', encoding='utf-8')
 cfg = parser['DEFAULT']
-extras = 'dev', 'lab', 'docs', 'stac', 'ray', 'weights', 'terratorch'
+extras = 'dev', 'lab', 'docs', 'stac', 'ray', 'weights', 'report', 'terratorch'
 
 setup(
     name=cfg['lib_name'], version=cfg['version'], license='Apache-2.0', python_requires=f">={cfg['min_python']}",

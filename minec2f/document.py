@@ -39,7 +39,7 @@ def cell_text(
     missing = x is None or x is pd.NA or x!=x
     return '–' if missing else plain_text(x, 300)
 
-# %% ../nbs/00d_document.ipynb #a0fab606
+# %% ../nbs/00d_document.ipynb #b682849f
 @dataclass(frozen=True)
 class Heading:
     "Begins a part of a page"
@@ -59,7 +59,7 @@ class Code:
 @dataclass(frozen=True, eq=False)
 class Table:
     "Rows under a heading each"
-    rows:pd.DataFrame # Its columns are the headings; the index is not shown
+    rows:pd.DataFrame # Its columns, one or more, are the headings; the index is not shown
 
 @dataclass(frozen=True)
 class Picture:
@@ -117,7 +117,7 @@ def to_markdown(
     "A page as Markdown"
     return '\n\n'.join(_MARKDOWN[type(o)](o) for o in page)+'\n'
 
-# %% ../nbs/00d_document.ipynb #ae10cb40
+# %% ../nbs/00d_document.ipynb #3be09c5a
 _STYLE = """\
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 48rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 h1, h2, h3 { line-height: 1.2; break-after: avoid } h2 { margin-top: 2.2rem }
@@ -126,8 +126,10 @@ th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: left;
 th { border-bottom: 2px solid #888 } .number { text-align: right; font-variant-numeric: tabular-nums }
 pre { background: #f4f4f4; padding: .7rem; overflow-x: auto; font-size: .85rem }
 figure { margin: 1.5rem 0 } img { max-width: 100% } figcaption { font-size: .9rem; color: #555 }
-p, li, td { overflow-wrap: anywhere } figure, tr, pre { break-inside: avoid }
-@page { size: A4; margin: 18mm } @media print { body { font-size: 10pt; margin: 0; max-width: none } }"""
+p, li { overflow-wrap: anywhere } td { overflow-wrap: break-word; max-width: 22rem }
+figure, tr, pre { break-inside: avoid }
+@page { size: A4; margin: 18mm }
+@media print { body { font-size: 10pt; margin: 0; max-width: none } img { max-height: 120mm } }"""
 
 _NOTHING_FROM_OUTSIDE = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 

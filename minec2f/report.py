@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAPPED', 'BEFORE', 'MEANING', 'map_figure', 'outlines_figure', 'report_page', 'write_report']
 
-# %% ../nbs/14i_report.ipynb #fbcc42d6
+# %% ../nbs/14i_report.ipynb #0a612458
 from datetime import date
 from math import ceil, floor, log10
 from pathlib import Path
@@ -21,7 +21,7 @@ from .raster import *
 from .area import area_paragraph
 from .document import Heading, Items, Table, cell_text, figure_picture, plain_text, write_page
 from .maps import decode_probability, in_one_piece
-from .modelcard import card_page, score_rows
+from .modelcard import card_page, found_in, number_in, score_rows
 from .runs import Run, area_table, maps_seen
 from .viz import COLOURS
 
@@ -131,12 +131,13 @@ def outlines_figure(
     _legend(fig, ({} if before is None else dict(before=BEFORE)) | dict(refined=MAPPED))
     return fig
 
-# %% ../nbs/14i_report.ipynb #3e7fbcbd
+# %% ../nbs/14i_report.ipynb #46c655aa
 _WORDS = dict(of='what', polygons='polygons', area_before_ha='before, ha', area_ha='hectares', low_ha='from, ha',
               high_ha='to, ha', mean_probability='mean probability', seen_in_training='seen in training',
               users="user's accuracy", producers="producer's accuracy", overall='overall accuracy', se='standard error')
 
 def _shown(rows, n=40): # A table, and what was cut off
+    if not len(rows): return []
     more = [f'… and {len(rows)-n:,} more.'] if len(rows)>n else []
     return [Table(rows.head(n).rename(columns=_WORDS)), *more]
 
@@ -189,7 +190,7 @@ def _map_pages(run, seen, n):
     return [head, f'A map of ground within {run.buffer_km:g} km of what the model was trained on, or chosen by, says '
             'nothing of other places.', *_shown(rows), *pictures]
 
-# %% ../nbs/14i_report.ipynb #84a542fe
+# %% ../nbs/14i_report.ipynb #4653a5cb
 def _refined_pages(run, n):
     head = Heading('Refined outlines')
     if run.refined is None: return [head, 'There are no refined outlines.']
@@ -203,14 +204,14 @@ def _refined_pages(run, n):
 def _worth(run):
     "Scores of the run, else those of the card"
     head = Heading('What the model is worth')
-    classes = (run.card.get('input') or {}).get('classes') or ('background','mine')
-    best, by_model = run.metrics.get('best'), run.metrics.get('scores')
-    scores = by_model.get(best) if isinstance(by_model, dict) else (run.card.get('info') or {}).get('scores')
-    rows = score_rows(scores, classes) if isinstance(scores, dict) else pd.DataFrame()
+    classes = found_in(run.card, 'input', 'classes', kind=list) or ['background','mine']
+    best = found_in(run.metrics, 'best', kind=str)
+    scores = found_in(run.metrics, 'scores', best) or found_in(run.card, 'info', 'scores')
+    rows = score_rows(scores, classes)
     if not len(rows): return [head, 'Nobody has said how good the model is.']
-    chips, sites = (cell_text(scores.get(o)) for o in ('chips','sites'))
-    return [head, f'Measured on {chips} chips of {sites} sites that no '
-            'training and no choice has seen. Intervals are bootstrapped over sites and chips.', Table(rows),
+    chips, sites = (cell_text(number_in(scores, o)) for o in ('chips','sites'))
+    return [head, f'Measured on {chips} chips of {sites} sites that no training '
+            'and no choice has seen. Intervals are bootstrapped over sites and chips.', Table(rows),
             *_on_scenes(run, best)]
 
 _SCENE_SCORES = dict(miou='mIoU', iou_mine='IoU of mine', detected='share of mines found',
@@ -218,9 +219,9 @@ _SCENE_SCORES = dict(miou='mIoU', iou_mine='IoU of mine', detected='share of min
                      true_ha='true hectares', scenes='scenes')
 
 def _on_scenes(run, best):
-    scores = (run.metrics.get('scene_scores') or {}).get(best)
+    scores = found_in(run.metrics, 'scene_scores', best)
     if not scores: return []
-    rows = [(name, scores[k]) for k,name in _SCENE_SCORES.items() if k in scores]
+    rows = [(name, number_in(scores, k)) for k,name in _SCENE_SCORES.items()]
     return ['On whole scenes that it had not seen, and whose truth is known. There are no intervals: scenes differ '
             'more than these digits show.', Table(pd.DataFrame(rows, columns=['score','value']))]
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AREA_COLUMNS', 'Run', 'read_run', 'maps_seen', 'area_table']
 
-# %% ../nbs/13e_runs.ipynb #d70452f5
+# %% ../nbs/13e_runs.ipynb #c1b43df5
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from .raster import *
 from .area import area_estimate, read_design
 from .bundle import read_card
 from .maps import MAP_BANDS, in_one_piece
-from .modelcard import training_places
+from .modelcard import found_in, number_in, training_places
 from .refine import RESULT_COLUMNS
 from .splits import is_near
 
@@ -66,7 +66,7 @@ def _outlines_before(path, refined):
     raise PolygonError(f'{path} does not hold the outlines that were refined: their number or hectares differ. Give '
                        'the file that refine_polygons read.')
 
-# %% ../nbs/13e_runs.ipynb #346e1e4c
+# %% ../nbs/13e_runs.ipynb #e4ec4f1d
 def _estimate(sample, maps, confidence, interval):
     "(`AreaEstimate`, '') of a labelled sample; (None, why there is none)"
     if sample is None: return None, 'There is no sample.'
@@ -93,9 +93,9 @@ class Run:
     @property
     def buffer_km(self):
         "That of training, where it is known"
-        said = [self.metrics.get('config'), (self.card.get('info') or {}).get('run')]
-        known = [o.get('buffer_km') for o in said if isinstance(o, dict)]
-        return next((float(o) for o in known if isinstance(o, (int, float))), 10.)
+        said = found_in(self.metrics, 'config') | found_in(self.card, 'info', 'run')
+        km = number_in(said, 'buffer_km')
+        return km if km>=0 else 10.
 
 # %% ../nbs/13e_runs.ipynb #7452b9ff
 def _with_sites(gdf, site, otherwise):
@@ -138,7 +138,7 @@ def read_run(
                *_estimate(at['sample'], maps, confidence, interval), _with_sites(refined, site, _numbered), before,
                {Path(o).name: o for o in images}, band_names)
 
-# %% ../nbs/13e_runs.ipynb #68f3d744
+# %% ../nbs/13e_runs.ipynb #61ee7864
 def _as_places(bounds): # (n,4) west, south, east, north in degrees -> lon, lat, reach_km (half a diagonal)
     from pyproj import Geod
     west, south, east, north = np.asarray(bounds, float).reshape(-1, 4).T
@@ -161,9 +161,8 @@ def maps_seen(
 )->dict: # Name of each map -> True, False, or None where nobody knows
     "Which maps show ground that the network was trained on, or chosen by"
     by_card = dict(zip(run.maps, _near_training(run, [_lonlat_bounds(o) for o in run.maps.values()])))
-    said = run.metrics.get('maps')
-    by_run = {k: o.get('seen_in_training') for k,o in said.items()} if isinstance(said, dict) else {}
-    return {k: by_run.get(k, seen) for k,seen in by_card.items()}
+    by_run = {k: found_in(run.metrics, 'maps', k).get('seen_in_training') for k in run.maps}
+    return {k: by_run[k] if isinstance(by_run[k], bool) else seen for k,seen in by_card.items()}
 
 # %% ../nbs/13e_runs.ipynb #de42482f
 AREA_COLUMNS = ['of','site','polygons','area_before_ha','area_ha','low_ha','high_ha','mean_probability',
