@@ -199,7 +199,7 @@ def _pdf_text(pdf, text, size=9, family=_FONT, style='', height=4.6, indent=0):
     pdf.set_x(pdf.l_margin+indent)
     pdf.multi_cell(_WIDE-indent, height, plain_text(text), align='L', new_x='LMARGIN', new_y='NEXT')
 
-# %% ../nbs/00d_document.ipynb #e3f6d1f2
+# %% ../nbs/00d_document.ipynb #b8d2088e
 def _pdf_heading(pdf, o):
     size = {1: 17, 2: 12}.get(o.level, 10)
     pdf.ln(0 if o.level==1 else _GAP)
@@ -215,7 +215,8 @@ def _pdf_items(pdf, o):
 
 def _pdf_table(pdf, o):
     columns, numbers = zip(*_columns(o))
-    widths = [min(max(map(len, texts)), 40)+3 for texts in columns]
+    widths = [max(1.2*max(map(len, head.split()), default=0), *(min(len(o), 40) for o in cells))+3
+              for head,*cells in columns]                # a head may break between its words
     pdf.set_font(_FONT, size=8)
     pdf.set_draw_color(190)
     pdf.set_line_width(.1)

@@ -60,7 +60,7 @@ def _shrunk(grid): # (a grid of at most `_MOST_PX` a side, for reading with its 
     h, w = (max(1, ceil(o/step)) for o in grid.shape)
     return Grid(grid.crs, grid.transform*Affine.scale(grid.width/w, grid.height/h), h, w)
 
-# %% ../nbs/14i_report.ipynb #0d800791
+# %% ../nbs/14i_report.ipynb #4c71f68f
 _CASING = [withStroke(linewidth=2.4, foreground='k')]  # so that a line is seen on any ground
 MAPPED = dict(color=COLOURS['student'], lw=1.2, path_effects=_CASING)
 
@@ -69,10 +69,11 @@ def map_figure(
     polygons,        # GeoDataFrame of its polygons
 ): # Figure
     "Probability and polygons, with scale bar and legend"
-    grid = read_grid(path)
-    shown = _shrunk(grid)
+    shown = _shrunk(read_grid(path))
     with open_raster(path) as src: p = decode_probability(src.read(2, out_shape=shown.shape))
-    fig, ax = plt.subplots(figsize=(4.4, 4.4*np.clip(grid.height/grid.width, .4, 1.3)), layout='constrained')
+    down, across = metres_per_pixel(shown, angular='centre')
+    ratio = np.clip(shown.height*down/(shown.width*across), .4, 1.3)
+    fig, ax = plt.subplots(figsize=(4.4, 4.4*ratio), layout='constrained')
     _draw(ax, shown, p, [(polygons.geometry, MAPPED)], cmap='cividis', vmin=0, vmax=1)
     bar = fig.colorbar(ax.images[0], ax=ax, shrink=.7, pad=.02)
     bar.set_label('probability of mine', size=7)
@@ -131,10 +132,10 @@ def outlines_figure(
     _legend(fig, ({} if before is None else dict(before=BEFORE)) | dict(refined=MAPPED))
     return fig
 
-# %% ../nbs/14i_report.ipynb #46c655aa
-_WORDS = dict(of='what', polygons='polygons', area_before_ha='before, ha', area_ha='hectares', low_ha='from, ha',
-              high_ha='to, ha', mean_probability='mean probability', seen_in_training='seen in training',
-              users="user's accuracy", producers="producer's accuracy", overall='overall accuracy', se='standard error')
+# %% ../nbs/14i_report.ipynb #5474d3d7
+_WORDS = dict(of='what', area_before_ha='before, ha', area_ha='hectares', mean_probability='mean probability',
+              seen_in_training='seen in training', users="user's accuracy", producers="producer's accuracy",
+              overall='overall accuracy', se='standard error', low='from', high='to')
 
 def _shown(rows, n=40): # A table, and what was cut off
     if not len(rows): return []
@@ -190,7 +191,7 @@ def _map_pages(run, seen, n):
     return [head, f'A map of ground within {run.buffer_km:g} km of what the model was trained on, or chosen by, says '
             'nothing of other places.', *_shown(rows), *pictures]
 
-# %% ../nbs/14i_report.ipynb #4653a5cb
+# %% ../nbs/14i_report.ipynb #c8ef9982
 def _refined_pages(run, n):
     head = Heading('Refined outlines')
     if run.refined is None: return [head, 'There are no refined outlines.']
@@ -241,12 +242,13 @@ def _card_pages(run):
 
 def report_page(
     run:Run,            # From `read_run`
+    areas:pd.DataFrame, # From `area_table`
     title:str,          # Of the report
     imagery:str='',     # What the sample's interpreter looked at, with its date
     pictures:int=6,     # How many maps, and how many outlines, are shown at most
 )->list: # Blocks, as `write_page` takes them
     "The report as a page"
-    areas, seen = area_table(run), maps_seen(run)
+    seen = maps_seen(run)
     today = date.today()
     made = f'{today.day} {today:%B %Y}, by minec2f {__version__}, from the folder {run.folder.name}.'
     return [Heading(title, 1), made, *_hectares(areas), *_sure(run, imagery), *_map_pages(run, seen, pictures),
@@ -262,9 +264,10 @@ def write_report(
 )->Path: # `dst` with areas.csv, report.html, report.pdf; raises `WriteError`, `ImportError`
     "Write the report, all or nothing"
     check_output(dst, kind='report')
-    page = report_page(run, title, **options)
+    areas = area_table(run)
+    page = report_page(run, areas, title, **options)
     with atomic(dst, kind='report') as tmp:
         tmp.mkdir()
-        area_table(run).to_csv(tmp/'areas.csv', index=False)
+        areas.to_csv(tmp/'areas.csv', index=False)
         for suffix in ('.html', '.pdf') if pdf else ('.html',): write_page(tmp/f'report{suffix}', page, title)
     return Path(dst)

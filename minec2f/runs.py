@@ -97,13 +97,14 @@ class Run:
         km = number_in(said, 'buffer_km')
         return km if km>=0 else 10.
 
-# %% ../nbs/13e_runs.ipynb #7452b9ff
+# %% ../nbs/13e_runs.ipynb #06aaf610
 def _with_sites(gdf, site, otherwise):
-    "The layer with a column `of_site`; `otherwise` holds the names where no column says it"
+    "The layer with a column `of_site`; `otherwise` gives the names where no column says it"
     if gdf is None: return None
     column = next((o for o in (site, 'site') if o and o in gdf), None)
-    if column is None: return gdf.assign(of_site=otherwise(gdf))
-    return gdf.assign(of_site=['unknown' if o is None or o!=o or o=='' else str(o) for o in gdf[column]])
+    said = gdf[column] if column else [None]*len(gdf)
+    named = [other if o is None or o!=o or o=='' else str(o) for o,other in zip(said, otherwise(gdf))]
+    return gdf.assign(of_site=named)
 
 def _check_layers(folder, maps, layers, site):
     layers = [o for o in layers if o is not None]

@@ -183,7 +183,8 @@ def test_nothing_is_left_without_fpdf2(tmp_path, monkeypatch):
 
 def test_the_pdf_holds_what_the_page_says(tmp_path):
     a_map(tmp_path, 'm', square())
-    page = report_page(read_run(tmp_path), 'Mines')
+    run = read_run(tmp_path)
+    page = report_page(run, area_table(run), 'Mines')
     words = []
     for o in page:
         if isinstance(o, str): words += o.split()
