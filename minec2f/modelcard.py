@@ -31,8 +31,9 @@ def number_in(
     x = values.get(name)
     return float(x) if isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x)<1e300 else np.nan
 
-# %% ../nbs/12d_modelcard.ipynb #62e50e44
+# %% ../nbs/12d_modelcard.ipynb #8ea730e8
 _MOST_PLACES = 20_000 # more are not kept
+_ROUNDED_KM = .8      # how far .01 degrees may be off
 
 def _counts(index): # {domain: {split: {chips, sites}}}
     found = {}
@@ -44,13 +45,14 @@ def _places(index): # Where labelled chips lie that trained or chose; empty wher
     used = index[index['split'].isin(['train','valid']) & (index['domain']!=UNLABELLED)]
     at = used.reindex(columns=['lon','lat','width','height','res_m']).astype(float)
     if at.isna().any(axis=None) or len(at)>_MOST_PLACES: return {}
-    reach_km = np.hypot(at['width'], at['height'])*at['res_m']/2000
-    return dict(lon=at['lon'].round(4).tolist(), lat=at['lat'].round(4).tolist(), reach_km=reach_km.round(3).tolist())
+    reach_km = np.hypot(at['width'], at['height'])*at['res_m']/2000 + _ROUNDED_KM
+    return dict(lon=at['lon'].round(2).tolist(), lat=at['lat'].round(2).tolist(), reach_km=reach_km.round(1).tolist())
 
 def _sources(folder): # name and licence of whose polygons a dataset was built from
     page = Path(folder)/'dataset.json'
     if not page.is_file(): return []
-    sources = found_in(read_json(page), 'polygons', 'sources', kind=list)
+    try: sources = found_in(read_json(page), 'polygons', 'sources', kind=list)
+    except DatasetError: return []  # another program's
     return [{k: o[k] for k in ('name','licence','citation') if k in o} for o in sources if isinstance(o, dict)]
 
 def describe_data(
