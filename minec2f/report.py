@@ -60,7 +60,7 @@ def _shrunk(grid): # (a grid of at most `_MOST_PX` a side, for reading with its 
     h, w = (max(1, ceil(o/step)) for o in grid.shape)
     return Grid(grid.crs, grid.transform*Affine.scale(grid.width/w, grid.height/h), h, w)
 
-# %% ../nbs/14i_report.ipynb #4c71f68f
+# %% ../nbs/14i_report.ipynb #2dbbba51
 _CASING = [withStroke(linewidth=2.4, foreground='k')]  # so that a line is seen on any ground
 MAPPED = dict(color=COLOURS['student'], lw=1.2, path_effects=_CASING)
 
@@ -81,27 +81,33 @@ def map_figure(
     _legend(fig, {'mapped as mine': MAPPED})
     return fig
 
+def _read_around(run, name, around):
+    "(grid, RGB) of a part of an image; None where the image does not show it, or cannot be read"
+    if name not in run.images: return None
+    path = run.images[name]
+    try:
+        grid = read_grid(path)
+        window = pixel_window(grid, around.to_crs(grid.crs).iloc[0])
+        if window is None: return None
+        bands = raster_bands(path, run.band_names)
+        dn, valid, grid = read_chip(path, bands, window, run.band_names)
+    except MineC2FError: return None
+    return grid, composite(np.where(valid, dn, np.nan), bands)
+
 def _image_around(run, name, shape):
-    "(grid, RGB) of the part of an image around a shape in longitude and latitude; without an image a white sheet"
+    "(grid, RGB) of what lies around a shape in longitude and latitude; a white sheet without an image"
     from geopandas import GeoSeries
     centre = shape.centroid
     zone = CRS.from_epsg(int(utm_epsg(centre.x, centre.y)))
     frame = GeoSeries([shape], crs=4326).to_crs(zone).envelope
     around = frame.buffer(150+.1*frame.length.iloc[0], join_style='mitre')  # metres
-    try:
-        path = run.images[name]
-        grid = read_grid(path)
-        window = pixel_window(grid, around.to_crs(grid.crs).iloc[0])
-        bands = raster_bands(path, run.band_names)
-        dn, valid, grid = read_chip(path, bands, window, run.band_names)
-        return grid, composite(np.where(valid, dn, np.nan), bands)
-    except (KeyError, MineC2FError):
-        west, south, east, north = around.total_bounds
-        px = max(east-west, north-south)/400
-        h, w = ceil((north-south)/px), ceil((east-west)/px)
-        return Grid(zone, Affine(px, 0, west, 0, -px, north), h, w), np.ones((h, w, 3))
+    west, south, east, north = around.total_bounds
+    px = max(east-west, north-south)/400
+    h, w = ceil((north-south)/px), ceil((east-west)/px)
+    sheet = Grid(zone, Affine(px, 0, west, 0, -px, north), h, w), np.ones((h, w, 3))
+    return _read_around(run, name, around) or sheet
 
-# %% ../nbs/14i_report.ipynb #b0b64bd1
+# %% ../nbs/14i_report.ipynb #ba8728b5
 BEFORE = dict(color=COLOURS['coarse'], lw=1.2, ls='--', path_effects=_CASING)
 
 def _most_changed(refined, n): # Numbers of the rows
@@ -124,7 +130,8 @@ def outlines_figure(
     for ax in axs.flat[len(shown):]: ax.axis('off')
     for ax,k in zip(axs.flat, shown):
         row, new = after.iloc[k], after.geometry.iloc[[k]]
-        outlines = [(new, MAPPED)] if before is None else [(before.iloc[[k]], BEFORE), (new, MAPPED)]
+        outlines = [(new, MAPPED)]
+        if before is not None: outlines.append((before.iloc[[k]], BEFORE))  # dashed: the other shows through
         around = in_one_piece(pd.concat([o for o,_ in outlines])).union_all()
         grid, image = _image_around(run, str(row['image']).split(', ')[0], around)
         _draw(ax, grid, image, outlines)

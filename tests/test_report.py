@@ -17,7 +17,7 @@ from minec2f.document import Heading, Items, Table, to_pdf
 from minec2f.maps import MAP_BANDS, to_polygons, write_map
 from minec2f.modelcard import model_card
 from minec2f.raster import Grid, layer_ha, write_polygons, write_raster
-from minec2f.report import report_page, write_report
+from minec2f.report import outlines_figure, report_page, write_report
 from minec2f.runs import area_table, maps_seen, read_run
 
 NASTY = ['<script>alert(1)</script>', '"><img src=x onerror=alert(1)>', "a' onclick='x", '$\\frac{1}$', '=1+1',
@@ -206,3 +206,18 @@ def test_other_formats_and_other_files(tmp_path):
     assert [*run.maps]==['m'] and len(run.polygons)==1
     gpd.GeoDataFrame(dict(name=['x']), geometry=[box(0,0,1,1)], crs=4326).to_file(tmp_path/'m.gpkg')
     with pytest.raises(PolygonError, match='m.gpkg has no column scene, area_ha, mean_probability'): read_run(tmp_path)
+
+def test_an_image_that_does_not_show_an_outline_is_not_shown(tmp_path):
+    "Of a name that fits, but elsewhere; and one that is damaged"
+    grid = a_map(tmp_path, 'm', square())
+    (tmp_path/'images').mkdir()
+    elsewhere = Grid(grid.crs, from_origin(0, 1e6, 10, 10), 50, 50)
+    write_raster(tmp_path/'images'/'a.tif', np.ones((3, 50, 50), np.uint16), elsewhere, names=['B04','B03','B02'])
+    (tmp_path/'images'/'b.tif').write_bytes(b'II*\0 no image')
+    shapes = gpd.GeoDataFrame(geometry=[box(600_100, 7_699_600, 600_500, 7_699_800)]*2, crs=32723)
+    ha = layer_ha(shapes.geometry)
+    done = shapes.assign(area_before_ha=ha, area_after_ha=ha, confidence=.5, covered=1., status='refined',
+                         image=['a.tif','b.tif'])
+    write_polygons(done, tmp_path/'refined.gpkg')
+    fig = outlines_figure(read_run(tmp_path))
+    assert [(o.images[0].get_array()==1).all() for o in fig.axes[:2]]==[True, True]
