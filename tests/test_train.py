@@ -1,10 +1,11 @@
 """The main notebooks end to end under papermill: on synthetic data, on real data, on a GPU; killed, mistyped, and let
 loose on somebody's folder."""
-import json, os, random, subprocess, sys, time
+import json, os, random, re, subprocess, sys, time
 from contextlib import suppress
 from pathlib import Path
 
 import nbformat, papermill, pandas as pd, psutil, pytest, rasterio
+from conftest import run_notebook
 
 from minec2f.chips import load_index
 from minec2f.core import DatasetError, MineC2FError
@@ -69,6 +70,30 @@ def test_predict(repo, default, tmp_path, monkeypatch):
         with rasterio.open(out/'maps'/f'{name}.tif') as a, rasterio.open(again/f'{name}.tif') as b:
             assert (a.read()==b.read()).all()
         assert (again/f'{name}.gpkg').exists() and (again/f'{name}.png').exists()
+
+def test_the_card_says_how_good_it_is(default):
+    "For people what the numbers say, with intervals, in every bundle"
+    metrics, out = default
+    for name,scores in metrics['scores'].items():
+        text = (out/'bundles'/name/'MODEL_CARD.md').read_text(encoding='utf-8')
+        assert text.startswith(f'# Model card: {name}\n') and 'only seen synthetic ones' in text
+        assert f"| {scores['miou']:.3f} | {scores['miou_low']:.3f} to {scores['miou_high']:.3f} |" in text
+        assert f"{scores['chips']:.0f} chips of {scores['sites']:.0f} sites" in text
+        train, test = (metrics['chips']['fine'][o] for o in ('train','test'))
+        assert re.search(rf'\| fine \| {train} \(\d+\) \| \d+ \(\d+\) \| {test} \(\d+\) \|', text)
+
+def test_report(repo, default, tmp_path, monkeypatch):
+    "What training leaves behind is enough for a report; a scene of it is told from one beside a training site"
+    metrics, out = default
+    said = run_notebook(repo, monkeypatch, 'report', tmp_path/'r.ipynb', run=str(out), out=str(tmp_path/'report'))
+    assert '1 map(s); bundle found; refined outlines not found' in said and 'There is no sample.' in said
+    assert sorted(o.name for o in (tmp_path/'report').glob('[!.]*'))==['areas.csv', 'report.html', 'report.pdf']
+    areas = pd.read_csv(tmp_path/'report'/'areas.csv').set_index('site')
+    assert abs(areas.loc['total','area_ha']-metrics['maps']['s0000']['area_ha'])<.01
+    assert areas['seen_in_training'].tolist()==[False, False]
+    text = (tmp_path/'report'/'report.html').read_text(encoding='utf-8')
+    best = metrics['scores'][metrics['best']]
+    assert f"{best['iou_mine_low']:.3f} to {best['iou_mine_high']:.3f}" in text
 
 def test_parameters_change_the_result(repo, default, tmp_path, monkeypatch):
     """Without weight on distillation the method is fine-tuning, chip for chip; with it, on the same teacher, it is not.
