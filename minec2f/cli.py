@@ -16,6 +16,7 @@ from .core import *
 COMMANDS = dict( # name -> (notebook, what it does)
     train=('train', 'learn from coarse outlines and fine masks, choose a model, map scenes with it'),
     predict=('predict', 'map a scene or a folder of scenes with a trained model'),
+    report=('report', 'hectares by site, pictures and what they mean, as HTML and PDF'),
     area=('table_area', 'hectares with an error bar: draw a sample of a map, estimate from the labelled one'),
     build=('build_dataset', 'make a training set of polygons and a satellite archive'))
 
@@ -52,7 +53,8 @@ def _run(name, args): # Exit status
     from papermill.exceptions import PapermillExecutionError
     given = vars(command_parser(name).parse_args(args))
     path = notebook_path(name)
-    out = given.get('out') or ast.literal_eval(papermill.inspect_notebook(path)['out']['default'])
+    usual = ast.literal_eval(papermill.inspect_notebook(path)['out']['default'])
+    out = given.get('out') or usual or f'runs/{name}'
     kept = Path(given.pop('notebook') or f'{out}.ipynb')
     kept.parent.mkdir(parents=True, exist_ok=True)
     try: papermill.execute_notebook(path, kept, given, stdout_file=sys.stdout, progress_bar=False)
@@ -68,7 +70,7 @@ def _methods():
 def main(
     args:list=None, # Words of the command line; those of this process where None
 )->int: # Exit status: 0, or 1 where the work failed
-    "`minec2f train`, `minec2f predict`, `minec2f area`, `minec2f build`, `minec2f methods`"
+    "`minec2f train`, `minec2f predict`, `minec2f report`, `minec2f build`, `minec2f methods` and more"
     parser = argparse.ArgumentParser('minec2f', description='Mine footprints from coarse outlines.',
                                      epilog='minec2f <command> --help lists the options of a command.')
     commands = parser.add_subparsers(dest='command', required=True, metavar='command')
