@@ -434,7 +434,7 @@ def _judge(review, there, index, buffer_km):
 def _warn(review, judged):
     "What an interpreter may not have meant"
     said = []
-    if review.repaired: said.append(f'{review.repaired} outline(s) were invalid or no polygons; what can be is repaired')
+    if review.repaired: said.append(f'{review.repaired} outline(s) were invalid or no polygons; mended where possible')
     strange = sorted({*review.windows['window']}-{*review.drawn['window']})
     if strange: said.append(f'nobody chose the window(s) {first_few(o or "(no name)" for o in strange)}')
     frames = review.windows.geometry.dropna()
