@@ -226,7 +226,8 @@ def _write_layers(dst, layers, inputs):
         for name,table in layers.items():
             shapes = dict(geometry_type='MultiPolygon', promote_to_multi=True) if hasattr(table, 'geom_type') else {}
             pyogrio.write_dataframe(table, tmp, layer=name, driver='GPKG', append=tmp.exists(), **shapes)
-        _describe(tmp)
+        try: _describe(tmp)
+        except sqlite3.Error as e: raise OSError(str(e)) from e  # a full disk, most likely
 
 # %% ../nbs/13e_review.ipynb #3d9d13bb
 def _facts(maps, **options):
@@ -288,7 +289,7 @@ def review(
     score = _scorer(by, bundles, index, seed, reading)
     table = pd.concat([_scored(k, o, size, score) for k,o in enumerate(maps)], ignore_index=True)
     total = len(table)
-    if held is not None and len(held): table = drop_near(table, held, _buffer(index, buffer_km))
+    if total and held is not None: table = drop_near(table, held, _buffer(index, buffer_km))
     chosen = _choose(table, n, apart_km, seed)
     chosen = chosen.assign(rank=range(1, n+1), window=[f'w{k:03}' for k in range(1, n+1)])
     why = [f'{by} {o.score:.3f}, number {o.place} of {total} windows' for o in chosen.itertuples()]
@@ -437,7 +438,7 @@ def _warn(review, judged):
     if review.repaired: said.append(f'{review.repaired} outline(s) were invalid or no polygons; mended where possible')
     strange = sorted({*review.windows['window']}-{*review.drawn['window']})
     if strange: said.append(f'nobody chose the window(s) {first_few(o or "(no name)" for o in strange)}')
-    frames = review.windows.geometry.dropna()
+    frames = review.windows.geometry.dropna().to_crs(review.outlines.crs)
     outside = ~review.outlines.intersects(frames.union_all()) if len(frames) else review.outlines['class'].notna()
     if outside.any(): said.append(f'{outside.sum()} outline(s) lie in no window, and count for nothing')
     if said: warnings.warn(f'{review.path}: {"; ".join(said)}.', stacklevel=3)
