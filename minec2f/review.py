@@ -343,6 +343,15 @@ def _fixed(shapes):
     was_wrong = shapes.notna() & ~shapes.is_empty & ~(shapes.is_valid & good.notna())
     return good, int(was_wrong.sum())
 
+_SAID = {'map_sha256','scene','scene_sha256'} # of each map
+
+def _is_whole(facts):
+    "Does the table design say what is needed?"
+    if not isinstance(facts, dict): return False
+    maps, classes = facts.get('maps'), facts.get('classes')
+    if not (isinstance(maps, list) and isinstance(classes, list) and len(classes)>1): return False
+    return all(isinstance(o, str) for o in classes) and all(isinstance(o, dict) and _SAID<={*o} for o in maps)
+
 def _read_review(path):
     "A review, whoever edited it"
     refuse_links(path, PolygonError)
@@ -350,7 +359,7 @@ def _read_review(path):
     design, drawn, windows, outlines = (_layer(path, o) for o in ('design','drawn','windows','outlines'))
     try: facts = json.loads(design['design'][0])
     except (KeyError, ValueError, TypeError): facts = {}
-    if not isinstance(facts, dict) or not {'maps','classes'}<={*facts}:
+    if not _is_whole(facts):
         raise PolygonError(f'{path} does not say what it was made from: its table design is damaged.')
     status = _named([o or 'open' for o in _text(windows['status'])], STATUSES, 'status', path)
     who = _text(windows['interpreter']) if 'interpreter' in windows else ''
