@@ -281,3 +281,17 @@ def test_coarse_images_are_asked_for(name, world):
 def test_every_method_says_where_it_comes_from():
     for o in METHODS.values():
         assert o.__doc__ and o.source and o.stores and o.start in ('teacher','scratch','random','imagenet')
+
+# One domain after another
+
+@pytest.mark.parametrize('name', ['minec2f','lwf_twohead','mdil'])
+def test_a_student_teaches_the_next_stage(world, name):
+    "It begins as the network that the first stage ended with, and leaves that one as it is"
+    def stage(teacher): return c2f_learner(world.small.fine, teacher, name, coarse_dls=world.small.coarse, lr=1e-3)
+    def net(learn): return state(plain(unwrapped(learn.model)))
+    first = quiet(stage(world.small.teacher))
+    taught = net(first)
+    second = stage(first)
+    assert same(net(second), taught)
+    quiet(second)
+    assert same(net(first), taught) and not same(net(second), taught)

@@ -29,6 +29,10 @@ def test_readme_shows_what_pretrained_weights_gave():
     table = runpy.run_path(str(REPO/'results'/'pretrained.py'))['table']()
     assert table in (REPO/'results'/'README.md').read_text()
 
+def test_readme_shows_what_chosen_windows_gave():
+    table = runpy.run_path(str(REPO/'results'/'review.py'))['table']()
+    assert table in (REPO/'results'/'README.md').read_text()
+
 def test_readme_shows_what_better_probabilities_gave():
     table = runpy.run_path(str(REPO/'results'/'probabilities.py'))['table']()
     assert table in (REPO/'results'/'README.md').read_text()

@@ -33,6 +33,13 @@ def _by_file_name(name):
     years = re.findall(r'20\d\d', name)
     return dict(year=int(years[0]), id_prefix=f'{years[0]}/') if years else {}
 
+def _by_period(name):
+    "What a cumulative file of Amazon Mining Watch says by its name: the year in which its period ends"
+    found = re.search(r'cumulative2018-(?:(20\d\d)|Q[1-4](\d\d))', name)
+    if not found: return {}
+    period, year = found[0].removeprefix('cumulative2018-'), found[1] or f'20{found[2]}'
+    return dict(year=int(year), id_prefix=f'{period}/')
+
 # %% ../../nbs/03d_sources.ipynb #8b8c997d
 @dataclass(frozen=True)
 class Source:
@@ -83,9 +90,24 @@ SOURCES = dict(
         columns=dict(polygon_id='Name', feature='class', date='date', site='site_id')),
     amw=Source(
         'Amazon Mining Watch', 'CC BY 4.0', 'Earth Genome, Amazon Mining Watch',
-        'https://amazonminingwatch.org', hint=r'amw|amazon.*(_v\d|diff|dissolved)',
+        'https://amazonminingwatch.org', hint=r'amw|amazon(?!_aca).*(_v\d|diff|dissolved)',
         at_most=frozenset({'Polygon area (ha)','Mined area (ha)','year'}), constants=dict(commodity='Gold'),
         columns=dict(area_km2='Polygon area (ha)', year='year'), km2_per_unit=.01, from_name=_by_file_name),
+    amw_2026=Source(
+        'Amazon Mining Watch (2026)', 'CC BY 4.0', 'Earth Genome, Amazon Mining Watch',
+        'https://source.coop/earthgenome/amazon-mining-watch', hint='amazon_aca.*cumulative2018-', at_most=frozenset(),
+        constants=dict(commodity='Gold'), from_name=_by_period),
+    cheng_2025=Source(
+        'Global dataset mapping land use and land cover across more than 80,000 mining areas',
+        'CC BY-SA (its version: check)', 'Cheng, Hoang, Maupu & Kanemoto (2025), Zenodo 15726306',
+        'https://doi.org/10.5281/zenodo.15726306', hint='',
+        needs=frozenset({'index_n','class_name','area_m2','year'}), km2_per_unit=1e-6,
+        columns=dict(polygon_id='index_n', feature='class_name', area_km2='area_m2', year='year')),
+    sepin_2025=Source(
+        'Mapping Mining Areas in the Tropics from 2016 to 2024', 'check (its code: GPL-3)',
+        'Sepin, Vashold & Kuschnig (2025), Nature Sustainability', 'https://doi.org/10.1038/s41893-025-01668-9',
+        hint='', needs=frozenset({'id','iso_a3','country_name','year','area'}), km2_per_unit=1e-6,
+        columns=dict(polygon_id='id', country='country_name', area_km2='area', year='year')),
     other=Source('', '', '', '', hint='(?!)'))  # matches no name: outlines of one's own are never recognised
 
 # %% ../../nbs/03d_sources.ipynb #336b6cf1
