@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHANGES', 'map_date', 'change_between', 'show_series', 'change_series']
 
-# %% ../nbs/13d_change.ipynb #93802da3
+# %% ../nbs/13d_change.ipynb #0bc3f2cd
 import re
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ from .core import *
 from .raster import *
 from .maps import MAP_BANDS, NODATA, PROBABILITY_STEPS, _check_map, class_names, write_map
 
-# %% ../nbs/13d_change.ipynb #65e64a63
+# %% ../nbs/13d_change.ipynb #4ab7b27e
 @dataclass(frozen=True)
 class _Rule:
     "What is a change"
@@ -44,7 +44,7 @@ class _Rule:
         part = alone & (p-other_p>=self.low) & self.around(beyond>=self.low)
         return part.astype(np.uint8) + (beyond>=self.high)
 
-# %% ../nbs/13d_change.ipynb #906d810d
+# %% ../nbs/13d_change.ipynb #a64f1e03
 _EIGHT = np.ones((3,3)) # a pixel's neighbours, corners as well
 
 class _Groups:
@@ -74,7 +74,7 @@ class _Groups:
         ends = np.cumsum([len(o) for o in self.sure])[:-1]
         return [np.append(False, o) for o in np.split(is_change, ends)]
 
-# %% ../nbs/13d_change.ipynb #97167a15
+# %% ../nbs/13d_change.ipynb #2a1b854c
 CHANGES = 'background', 'stable', 'gained', 'lost', 'unsure' # the classes of a change map, 0 to 4
 _STABLE, _GAINED, _LOST, _UNSURE = range(1, 5)
 _ROWS = 512 # of a strip; the blocks of a map have as many
@@ -107,7 +107,7 @@ class _Pair:
         gained, lost = (self.rule.parts(mine[k], p[k], mine[1-k], p[1-k])[inside] for k in (1, 0))
         return known[inside], mine[:, inside], p[:, inside], gained, lost
 
-# %% ../nbs/13d_change.ipynb #238a9fea
+# %% ../nbs/13d_change.ipynb #5eb2cee3
 def _is_kept(parts, kept): # (h,W) parts, (n+1,) of `_Groups.kept` -> (h,W) bool
     return kept[ndimage.label(parts, _EIGHT)[0]]
 
@@ -124,7 +124,7 @@ def _changes(pair, never_shrink=False):
         state[lost] = _STABLE if never_shrink else _LOST
         yield np.where(known, np.stack([state, abs(p[1]-p[0])]), NODATA).astype(np.uint8)
 
-# %% ../nbs/13d_change.ipynb #ae178c80
+# %% ../nbs/13d_change.ipynb #98411334
 @dataclass(frozen=True)
 class _Map:
     "What a map says of itself"
@@ -165,7 +165,7 @@ def _checked_day(day):
     if re.fullmatch(r'\d{4}(-\d\d(-\d\d)?)?', text): return text
     raise OptionError(f'dates holds {day!r}; a year, or an ISO day such as 2019-07-15, was expected.')
 
-# %% ../nbs/13d_change.ipynb #857b36e9
+# %% ../nbs/13d_change.ipynb #c32b1f98
 _SEASON_DAYS = 45 # within the year; more apart, plants and sun differ more than mines do
 _MADE = 'bundle', 'size', 'overlap', 'tta' # tags of how a map was made
 
@@ -200,7 +200,7 @@ def _check_pair(a, b, align, any_model, any_season):
     if not any_model: _check_making(a, b)
     if not any_season: _check_season(a, b)
 
-# %% ../nbs/13d_change.ipynb #bcfe9c99
+# %% ../nbs/13d_change.ipynb #edd00af9
 @contextmanager
 def _opened(before, after):
     "Two open maps, the second on the grid of the first"
@@ -258,7 +258,7 @@ def _all_described(paths, dates):
     for a,b in pairwise(maps): _check_order(a, b)
     return maps
 
-# %% ../nbs/13d_change.ipynb #71c16b61
+# %% ../nbs/13d_change.ipynb #c559d8aa
 def _is_mine(cls): return (cls>0) & (cls!=NODATA)
 
 def _agrees(before, change, after): # (h,W) classes -> (h,W) bool
@@ -272,7 +272,7 @@ def _states(before, change, after):
         earlier, (state, _), later = _rows(before, *o), _rows(change, *o), _rows(after, *o)
         yield np.where(_agrees(earlier[0], state, later[0]), later, earlier)
 
-# %% ../nbs/13d_change.ipynb #9d186123
+# %% ../nbs/13d_change.ipynb #2a0a62aa
 _BOOKED = dict(gained_ha=1, lost_ha=2, unsure_ha=3, unseen_ha=4, first_seen_ha=5) # column -> its part of a code
 
 def _codes(state, mapped, before=None, change=None): # (h,W) classes -> (h,W) uint8
@@ -291,7 +291,7 @@ def _pieces(strips, grid): # strips: (first row, (h,W) codes)
         for outline,k in features.shapes(code, mask=code>0, connectivity=4, transform=part.transform):
             yield int(k), shape(outline)
 
-# %% ../nbs/13d_change.ipynb #d5ca8461
+# %% ../nbs/13d_change.ipynb #3f4bc8ae
 def _site_of(geoms, grid, join_m): # GeoSeries -> (n,) int
     "Which patches are one site: those at most `join_m` apart on any date"
     per_m = np.mean(np.hypot(*np.reshape(grid.transform[:6], (2,3))[:, :2]))/np.mean(metres_per_pixel(grid, 'centre'))
@@ -316,7 +316,7 @@ def _site_table(pieces, grid, days, join_m, min_area_ha):
     table['site'] = table['site'].map({o: k for k,o in enumerate(kept, 1)})
     return gpd.GeoDataFrame(table, geometry='geometry', crs=grid.crs)
 
-# %% ../nbs/13d_change.ipynb #cc58e837
+# %% ../nbs/13d_change.ipynb #6c3361e2
 def _first(src):
     for top,end in _strips(src.height):
         cls = _rows(src, top, end)[0]
@@ -333,7 +333,7 @@ def _step(state, later, change, dst):
         write_map(dst, rows, state.grid, later.classes, later.tags, bands=MAP_BANDS[:2])
         with open_raster(dst) as now: return [*_pieces(_later(now, after, before, changes), state.grid)]
 
-# %% ../nbs/13d_change.ipynb #27f166e7
+# %% ../nbs/13d_change.ipynb #9cb19f50
 def _check_series(maps):
     if len(maps)<2: raise OptionError(f'{len(maps)} map(s) were given; two or more were expected.')
     nameless = [o.name for o in maps if not o.date]
@@ -353,7 +353,7 @@ def _follow(maps, folder, work, rule, never_shrink): # GeoDataFrame: date, code,
     columns = dict(date=list(days), code=np.array(codes, int))
     return gpd.GeoDataFrame(columns, geometry=list(shapes), crs=state.grid.crs)
 
-# %% ../nbs/13d_change.ipynb #b34a1654
+# %% ../nbs/13d_change.ipynb #479eb80a
 _COLOURS = dict(stable='0.75', gained='#D55E00', lost='#0072B2')
 
 def _parts_of(now, before):
@@ -395,7 +395,7 @@ def show_series(
     for ax,name in zip(axs[0], [*days, 'hectares']): ax.set_title(name, fontsize=8)
     return fig
 
-# %% ../nbs/13d_change.ipynb #d546d7ee
+# %% ../nbs/13d_change.ipynb #a92999e0
 def change_series(
     maps,             # Two maps or more of one place, in the order of their dates; or a folder of them, named so
     out:str|Path,     # Folder to write; an earlier one of its kind is replaced, and nothing else
