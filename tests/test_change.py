@@ -325,6 +325,31 @@ def test_a_folder_of_maps(maps, tmp_path):
     assert table['date'].unique().tolist()==[*DAYS]
     assert len(show_series(table, 2).axes)==2*5
 
+# From an archive
+
+def test_an_area_from_an_archive(tmp_path, plain):
+    "The zones' mosaics of two seasons, followed; a truth of each date tells what grew"
+    pytest.importorskip('minec2f.mapping')
+    import torch
+    from minec2f.bands import BandStats
+    from minec2f.bundle import Bundle
+    from minec2f.data import InputSpec
+    from minec2f.world.archive import synth_archive
+    class Red(torch.nn.Module):
+        def forward(self, x): return torch.stack([0*x[:,0], 60*(x[:,0]-.18)], 1)
+    bundle = Bundle(Red(), InputSpec(['B04','B08'], BandStats(['B04','B08'], 1, 0., 1.), size=64))
+    archive = synth_archive(tmp_path/'archive', 1, scene_size=192, dates=('2021-06-12','2023-05-22'), clouds=(0.,),
+                            mines=3, border=False, grown=(.4, 1.))
+    with rasterio.open(archive/'truth'/'site00.tif') as f: inside = shapely.box(*f.bounds).buffer(-300)
+    area = gpd.GeoSeries([inside], crs=f.crs).to_crs(4326).total_bounds.tolist()
+    seasons = ['2021-05-01/2021-08-01', '2023-05-01/2023-08-01']
+    found = change.change(bundle, area, archive/'catalog.json', seasons, tmp_path/'out', device='cpu', progress=False)
+    (zone, table), = found.items()
+    mosaics = [tmp_path/'out'/o.replace('/', '_')/'mosaics'/f'{zone}.vrt' for o in seasons]
+    again = change_series(mosaics, tmp_path/'again', dates=[o[:10] for o in seasons], align=True)
+    assert zone==str(f.crs.to_epsg()) and len(table)>0
+    assert table.drop(columns='geometry').equals(again.drop(columns='geometry'))
+
 # Memory, kills
 
 def test_memory_is_flat(tmp_path, monkeypatch):

@@ -343,7 +343,7 @@ def synth_archive(
     if scene_size%2:
         raise GridError(f'scene_size is {scene_size}; an even number was expected, since some layers have 20 m pixels.')
     if grown and len(grown)!=len(dates):
-        raise OptionError(f'grown has {len(grown)} numbers, but there are {len(dates)} dates; one for each was expected.')
+        raise OptionError(f'grown has {len(grown)} numbers, but there are {len(dates)} dates; one for each was wanted.')
     bands = [SYNTH_BANDS[o] for o in band_positions(SYNTH_BANDS, list(bands), 'a synthetic scene')]
     items, outlines = [], []
     with atomic(out, 'scene archive') as root, disk_errors():
