@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHANGES', 'map_date', 'change_between', 'show_series', 'change_series', 'change']
 
-# %% ../nbs/13d_change.ipynb #906652bf
+# %% ../nbs/13d_change.ipynb #b39ea5f7
 import re
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np, rasterio
+from fastcore.basics import listify
 from rasterio import features
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
@@ -26,7 +27,7 @@ from .core import *
 from .raster import *
 from .maps import MAP_BANDS, NODATA, PROBABILITY_STEPS, _check_map, class_names, write_map
 
-# %% ../nbs/13d_change.ipynb #2e27c9d5
+# %% ../nbs/13d_change.ipynb #49acf607
 @dataclass(frozen=True)
 class _Rule:
     "What is a change"
@@ -44,7 +45,7 @@ class _Rule:
         part = alone & (p-other_p>=self.low) & self.around(beyond>=self.low)
         return part.astype(np.uint8) + (beyond>=self.high)
 
-# %% ../nbs/13d_change.ipynb #0be03539
+# %% ../nbs/13d_change.ipynb #91038ad1
 _EIGHT = np.ones((3,3)) # a pixel's neighbours, corners as well
 
 class _Groups:
@@ -74,7 +75,7 @@ class _Groups:
         ends = np.cumsum([len(o) for o in self.sure])[:-1]
         return [np.append(False, o) for o in np.split(is_change, ends)]
 
-# %% ../nbs/13d_change.ipynb #6549383a
+# %% ../nbs/13d_change.ipynb #bd4650d6
 CHANGES = 'background', 'stable', 'gained', 'lost', 'unsure' # the classes of a change map, 0 to 4
 _STABLE, _GAINED, _LOST, _UNSURE = range(1, 5)
 _ROWS = 512 # of a strip; the blocks of a map have as many
@@ -107,7 +108,7 @@ class _Pair:
         gained, lost = (self.rule.parts(mine[k], p[k], mine[1-k], p[1-k])[inside] for k in (1, 0))
         return known[inside], mine[:, inside], p[:, inside], gained, lost
 
-# %% ../nbs/13d_change.ipynb #7df67170
+# %% ../nbs/13d_change.ipynb #f012c718
 def _is_kept(parts, kept): # (h,W) parts, (n+1,) of `_Groups.kept` -> (h,W) bool
     return kept[ndimage.label(parts, _EIGHT)[0]]
 
@@ -124,7 +125,7 @@ def _changes(pair, never_shrink=False):
         state[lost] = _STABLE if never_shrink else _LOST
         yield np.where(known, np.stack([state, abs(p[1]-p[0])]), NODATA).astype(np.uint8)
 
-# %% ../nbs/13d_change.ipynb #85979f27
+# %% ../nbs/13d_change.ipynb #ae8f3baf
 @dataclass(frozen=True)
 class _Map:
     "What a map says of itself"
@@ -137,15 +138,18 @@ class _Map:
     @property
     def name(self): return Path(self.path).name
 
-_DAY = re.compile(r'(?<!\d)((?:19|20)\d\d)-?([01]\d)-?([0-3]\d)(?!\d)')
+_DAY = re.compile(r'(?<!\d)(?:19|20)\d\d-?\d\d-?\d\d(?!\d)')
+
+def _as_day(text): # ISO day; '' where it is none
+    try: return date.fromisoformat(text).isoformat()
+    except ValueError: return ''
 
 def map_date(
     tags:dict, # Of a map
 )->str: # ISO day; '' where nobody says
     "When a map's scene was taken: its tag `date`, or the first day in the scene's name"
-    if tags.get('date'): return tags['date'][:10]
-    found = _DAY.search(tags.get('scene', ''))
-    return '-'.join(found.groups()) if found else ''
+    said = [tags.get('date', '')[:10], *_DAY.findall(tags.get('scene', ''))]
+    return next(filter(None, map(_as_day, said)), '')
 
 def _described(path, day=None):
     "`_Map` of a file; raises `RasterError`, `CRSError`, `OptionError`"
@@ -162,10 +166,10 @@ def _described(path, day=None):
 def _checked_day(day):
     "2019, '2019', '2019-07' or '2019-07-15' as text"
     text = str(day)
-    if re.fullmatch(r'\d{4}(-\d\d(-\d\d)?)?', text): return text
+    if re.fullmatch(r'\d{4}(-\d\d){0,2}', text) and _as_day(f'{text}-01-01'[:10]): return text
     raise OptionError(f'dates holds {day!r}; a year, or an ISO day such as 2019-07-15, was expected.')
 
-# %% ../nbs/13d_change.ipynb #2d3825b6
+# %% ../nbs/13d_change.ipynb #23ff4cae
 _SEASON_DAYS = 45 # within the year; more apart, plants and sun differ more than mines do
 _MADE = 'bundle', 'size', 'overlap', 'tta' # tags of how a map was made
 
@@ -200,7 +204,7 @@ def _check_pair(a, b, align, any_model, any_season):
     if not any_model: _check_making(a, b)
     if not any_season: _check_season(a, b)
 
-# %% ../nbs/13d_change.ipynb #3e457563
+# %% ../nbs/13d_change.ipynb #f45903c9
 @contextmanager
 def _opened(before, after):
     "Two open maps, the second on the grid of the first"
@@ -243,22 +247,22 @@ def change_between(
 )->Path: # `out`, bands class (of `CHANGES`) and probability; raises `GridError`, `BundleError`, `OptionError`, …
     "Map what changed between two maps"
     rule = _rule(low, high, shift_px)
+    a, b = _all_described([before, after], dates)
     check_output(out, inputs=[before, after])
     if Path(out).suffix.lower() not in ('.tif', '.tiff'):
         raise WriteError(f'{out}: a change map is a GeoTIFF; choose a name that ends in .tif.')
-    a, b = _all_described([before, after], dates)
     _check_pair(a, b, align, any_model, any_season)
     return _write_changes(a, b, out, rule, never_shrink)
 
 def _all_described(paths, dates):
     "`_Map` of each, in order of their dates"
-    days = [None]*len(paths) if dates is None else list(dates)
+    days = [None]*len(paths) if dates is None else listify(dates)
     if len(days)!=len(paths): raise OptionError(f'dates has {len(days)} entries, but there are {len(paths)} maps.')
     maps = [_described(*o) for o in zip(paths, days)]
     for a,b in pairwise(maps): _check_order(a, b)
     return maps
 
-# %% ../nbs/13d_change.ipynb #9aa9fc93
+# %% ../nbs/13d_change.ipynb #de888c14
 def _is_mine(cls): return (cls>0) & (cls!=NODATA)
 
 def _agrees(before, change, after): # (h,W) classes -> (h,W) bool
@@ -272,7 +276,7 @@ def _states(before, change, after):
         earlier, (state, _), later = _rows(before, *o), _rows(change, *o), _rows(after, *o)
         yield np.where(_agrees(earlier[0], state, later[0]), later, earlier)
 
-# %% ../nbs/13d_change.ipynb #5ff186c2
+# %% ../nbs/13d_change.ipynb #1bf191b1
 _BOOKED = dict(gained_ha=1, lost_ha=2, unsure_ha=3, unseen_ha=4, first_seen_ha=5) # column -> its part of a code
 
 def _codes(state, mapped, before=None, change=None): # (h,W) classes -> (h,W) uint8
@@ -291,7 +295,7 @@ def _pieces(strips, grid): # strips: (first row, (h,W) codes)
         for outline,k in features.shapes(code, mask=code>0, connectivity=4, transform=part.transform):
             yield int(k), shape(outline)
 
-# %% ../nbs/13d_change.ipynb #3c14de3c
+# %% ../nbs/13d_change.ipynb #8fc85c57
 def _site_of(geoms, grid, join_m): # GeoSeries -> (n,) int
     "Which patches are one site: those at most `join_m` apart on any date"
     per_m = np.mean(np.hypot(*np.reshape(grid.transform[:6], (2,3))[:, :2]))/np.mean(metres_per_pixel(grid, 'centre'))
@@ -316,7 +320,7 @@ def _site_table(pieces, grid, days, join_m, min_area_ha):
     table['site'] = table['site'].map({o: k for k,o in enumerate(kept, 1)})
     return gpd.GeoDataFrame(table, geometry='geometry', crs=grid.crs)
 
-# %% ../nbs/13d_change.ipynb #bb49333b
+# %% ../nbs/13d_change.ipynb #95fdb050
 def _first(src):
     for top,end in _strips(src.height):
         cls = _rows(src, top, end)[0]
@@ -333,7 +337,7 @@ def _step(state, later, change, dst):
         write_map(dst, rows, state.grid, later.classes, later.tags, bands=MAP_BANDS[:2])
         with open_raster(dst) as now: return [*_pieces(_later(now, after, before, changes), state.grid)]
 
-# %% ../nbs/13d_change.ipynb #bd1cbf8c
+# %% ../nbs/13d_change.ipynb #9d73615f
 def _check_series(maps):
     if len(maps)<2: raise OptionError(f'{len(maps)} map(s) were given; two or more were expected.')
     nameless = [o.name for o in maps if not o.date]
@@ -353,7 +357,7 @@ def _follow(maps, folder, work, rule, never_shrink): # GeoDataFrame: date, code,
     columns = dict(date=list(days), code=np.array(codes, int))
     return gpd.GeoDataFrame(columns, geometry=list(shapes), crs=state.grid.crs)
 
-# %% ../nbs/13d_change.ipynb #9b043cc7
+# %% ../nbs/13d_change.ipynb #ff7fda46
 _COLOURS = dict(stable='0.75', gained='#D55E00', lost='#0072B2')
 
 def _parts_of(now, before):
@@ -395,7 +399,7 @@ def show_series(
     for ax,name in zip(axs[0], [*days, 'hectares']): ax.set_title(name, fontsize=8)
     return fig
 
-# %% ../nbs/13d_change.ipynb #4f238677
+# %% ../nbs/13d_change.ipynb #c5bd97f8
 def change_series(
     maps,             # Two maps or more of one place, in the order of their dates; or a folder of them, named so
     out:str|Path,     # Folder to write; an earlier one of its kind is replaced, and nothing else
@@ -425,7 +429,7 @@ def change_series(
         show_series(table).savefig(tmp/'series.png', dpi=150)
     return table
 
-# %% ../nbs/13d_change.ipynb #831c5b78
+# %% ../nbs/13d_change.ipynb #4cbaca83
 def _seasons(seasons, any_season):
     "The first day of each season; refuses before anything is mapped what could not be compared afterwards"
     said = [_Map(str(o).replace('/', ' to '), None, [], {}, _checked_day(str(o).partition('/')[0])) for o in seasons]

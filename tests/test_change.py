@@ -255,7 +255,7 @@ def test_area_of_change_from_samples(tmp_path):
 def test_other_names_of_dates():
     for scene,day in (('S2B_MSIL2A_20210712T102031_N0301_R065_T32TQM.SAFE', '2021-07-12'), ('s0000.tif', ''),
                       ('LC08_L2SP_007068_20190715_20200827_02_T1', '2019-07-15'), ('x_20211340.tif', ''),
-                      ('2021-07-12.tif', '2021-07-12')):
+                      ('2021-07-12.tif', '2021-07-12'), ('x_20190230.tif', ''), ('x_19991399_20190715', '2019-07-15')):
         assert map_date(dict(scene=scene))==day
 
 def test_refusals(maps, tmp_path):
@@ -281,10 +281,12 @@ def test_refusals(maps, tmp_path):
     for o,said in (('scene.tif', 'a map as predict_scene'), ('text.tif', 'cannot be read'), ('none.tif', 'not exist'),
                    ('flat.tif', 'lost the scale'), ('yes.tif', 'shows changes already')):
         with pytest.raises(RasterError, match=said): change_between(a, tmp_path/o, tmp_path/'no.tif')
+    for o in (5, None, [a]):
+        with pytest.raises(RasterError): change_between(a, o, tmp_path/'no.tif')
     nowhere = write(tmp_path/'nowhere.tif', p, DAYS[1], Grid(None, grid(1, 1).transform, 180, 150))
     with pytest.raises(CRSError): change_between(a, nowhere, tmp_path/'no.tif')
-    for wrong in (dict(low=0), dict(low=.9), dict(high=2), dict(shift_px=1.5), dict(shift_px=-1), dict(dates=(2001,)),
-                  dict(dates=('1.1.2001', 2002))):
+    for wrong in (dict(low=0), dict(low=.9), dict(high=2), dict(shift_px=1.5), dict(shift_px=-1), dict(dates=2001),
+                  dict(dates=('1.1.2001', 2002)), dict(dates=(2001, '2002-13'))):
         with pytest.raises(OptionError): change_between(a, b, tmp_path/'no.tif', **wrong)
     for dst in (b, tmp_path/'no.png', tmp_path):
         with pytest.raises(WriteError): change_between(a, b, dst)
