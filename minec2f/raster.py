@@ -83,12 +83,12 @@ def check_same_grid(
     a:Grid, # First grid
     b:Grid, # Second grid
     what:str='image and mask', # What the two are, for the message
+    advice:str='Resample one onto the other (rio warp --like).', # What to do, likewise
 ):
     "Raise `GridError` unless two grids are the same"
     difference = _difference(a, b)
     if not difference: return
-    raise GridError(f'{what} differ: {difference}. They must share one grid; resample one onto the other '
-                    '(rio warp --like).')
+    raise GridError(f'{what} differ: {difference}. They must share one grid. {advice}')
 
 # %% ../nbs/01_raster.ipynb #e45a7de9
 _TRUE_TO_GROUND = .005 # where a projection differs from the ground by less than this share, its own number stands

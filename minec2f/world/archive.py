@@ -275,20 +275,24 @@ def _outlines(place, mask, grid, noise, seed):
 # %% ../../nbs/03g_archive.ipynb #38c9aa60
 COLLECTION = 'sentinel-2-l2a'
 
-def _draw_place(place, acquisitions, size, bands, mines, seed): # [(pystac.Item, layers)], (size,size) bool mask, `Grid`
+def _draw_place(place, acquisitions, size, bands, mines, seed, grown=None):
+    # [(pystac.Item, layers)], [(size,size) bool mask] of each acquisition, `Grid`
     "All scenes of one place"
     drawn = [o for o in SYNTH_BANDS if o in {*bands, 'B03', 'B04', 'B08'}]
     site = make_site(place.climate, np.random.default_rng([*seed, 1000]))
     grid = utm_grid(place.lon, place.lat, size)
-    x, mask = draw_scene(site, np.random.default_rng([*seed, 0]), size, drawn, mines)
+    def land(share): return draw_scene(site, np.random.default_rng([*seed, 0]), size, drawn, mines, grown=share)
+    shares = grown or [1.]*len(acquisitions)
+    lands = {o: land(o) for o in {*shares}}
     scenes = []
-    for when in acquisitions:
+    for when,share in zip(acquisitions, shares):
+        x = lands[share][0]
         layers = scene_layers(x, drawn, site, when, grid, [*seed, when.number])
         layers = {k: v for k,v in layers.items() if k in {*bands, 'B08', 'SCL'}}
         twins = [layers]
         if place.border: twins.append(on_grid(layers, utm_grid(place.lon-.008, place.lat, size)))
         scenes += [(scene_item(o, place, when, site), o) for o in twins]
-    return scenes, mask, grid
+    return scenes, [lands[o][1] for o in shares], grid
 
 def _write_scene(root, item, layers, block):
     for key,(x,grid) in layers.items():
@@ -332,22 +336,26 @@ def synth_archive(
     noise:LabelNoise=INVENTORY, # How coarse the polygons are
     border:bool=True,       # Is one place on the edge of two UTM zones?
     antimeridian:bool=True, # Is one place (of three or more) on the antimeridian?
+    grown:tuple=None,       # How far the mines have grown on each of `dates`, 0-1; all the way where None
 )->Path: # `out`: catalog.json, sentinel-2-l2a/, polygons.gpkg, truth/<site>.tif; `BandError`, `GridError`, `WriteError`
     "Write a synthetic archive"
     import pandas as pd
     if scene_size%2:
         raise GridError(f'scene_size is {scene_size}; an even number was expected, since some layers have 20 m pixels.')
+    if grown and len(grown)!=len(dates):
+        raise OptionError(f'grown has {len(grown)} numbers, but there are {len(dates)} dates; one for each was wanted.')
     bands = [SYNTH_BANDS[o] for o in band_positions(SYNTH_BANDS, list(bands), 'a synthetic scene')]
     items, outlines = [], []
     with atomic(out, 'scene archive') as root, disk_errors():
         for place in plan_places(n_sites, seed, border, antimeridian):
             its_seed = [seed, place.number]
             acquisitions = plan_dates(dates, clouds, place)
-            scenes, mask, grid = _draw_place(place, acquisitions, scene_size, bands, mines, its_seed)
+            scenes, masks, grid = _draw_place(place, acquisitions, scene_size, bands, mines, its_seed, grown)
             for item,layers in scenes: _write_scene(root, item, layers, block)
-            write_raster(root/'truth'/f'{place.name}.tif', mask.astype(np.uint8), grid)
+            truth = {place.name: masks[-1]} | ({f'{place.name}_{o}': m for o,m in zip(dates, masks)} if grown else {})
+            for name,mask in truth.items(): write_raster(root/'truth'/f'{name}.tif', mask.astype(np.uint8), grid)
             items += [item for item,_ in scenes]
-            outlines.append(_outlines(place, mask, grid, noise, its_seed))
+            outlines.append(_outlines(place, masks[-1], grid, noise, its_seed))
         _write_catalogue(root, items)
         table = pd.concat(outlines, ignore_index=True)
         with _fixed_clock(): table.to_file(root/'polygons.gpkg', layer='mining_polygons')

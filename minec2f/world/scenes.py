@@ -7,7 +7,7 @@ __all__ = ['SIM_SENSORS', 'hillshade', 'blob', 'industrial_mine', 'artisanal_min
 
 # %% ../../nbs/02a_scenes.ipynb #5764d231
 from dataclasses import dataclass
-from math import cos, sin, tan, pi
+from math import cos, sin, sqrt, tan, pi
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -117,11 +117,18 @@ def _part_size(i, part, rng): # As a share of the first pit's
     if i==0: return 1
     return rng.uniform(.2, .35) if part is _plant else rng.uniform(.4, .9)
 
+_CLOSED = 1e-6 # so small that no pixel is inside
+
+def _reach(i, n, grown): # Radius of part `i` of `n` as a share of its last one
+    "Parts open one after another; from then on, the area of each grows evenly"
+    return max(sqrt(min(max((n*grown-i)/(n-i), 0), 1)), _CLOSED)
+
 def industrial_mine(
     g:Ground,  # The canvas; its terrain is changed in place
     at:tuple,  # Where: metres east and south of the canvas's centre
     site:Site, # Colours
     rng,       # numpy Generator
+    grown:float=1., # How far it has grown, 0-1; 0 is the land before it
 )->tuple: # Layers, (H,W) bool mask
     "A pit with dumps, ponds and plants around it"
     radius = np.clip(rng.lognormal(np.log(150), .4), 70, 320)
@@ -132,12 +139,13 @@ def industrial_mine(
     mask = np.zeros(g.x.shape, bool)
     for i,part in enumerate([_pit, *more]):
         size = _part_size(i, part, rng)
+        reach = _reach(i, 1+len(more), grown)
         far = radius*rng.uniform(1.5, 2.7) if i else 0
         turn = start+i*2.4
         place = (at[0]+far*cos(turn), at[1]+far*sin(turn))
         edge = dict(rough=.05, fray=0) if part is _plant else {}  # a plant is built: its outline is even
-        d = blob(g, place, radius*size, rng, **edge)
-        roads.append(_haul_road(g, at, place, site))
+        d = blob(g, place, radius*size*reach, rng, **edge)
+        if reach>_CLOSED: roads.append(_haul_road(g, at, place, site))
         layers += part(g, d, site, rng)
         mask |= d<1
     return roads+layers, mask
@@ -148,6 +156,7 @@ def artisanal_mine(
     at:tuple,  # Where: metres east and south of the canvas's centre
     site:Site, # Colours
     rng,       # numpy Generator
+    grown:float=1., # How far it has grown, 0-1; 0 is the land before it
 )->tuple: # Layers, (H,W) bool mask
     "Small diggings along the river near `at`"
     muddy = site.colours['rock']*.6 + site.colours['sand']*.4
@@ -155,8 +164,10 @@ def artisanal_mine(
     near = np.argsort(far, axis=None, kind='stable')[:g.x.size//40]  # pixels, as positions in (H*W,)
     layers = []
     mask = np.zeros(g.x.shape, bool)
-    for i in rng.choice(near, rng.integers(8, 20)):
-        d = blob(g, (g.x.flat[i], g.y.flat[i]), rng.uniform(25, 80), rng)
+    diggings = rng.choice(near, rng.integers(8, 20))
+    for k,i in enumerate(diggings):
+        radius = rng.uniform(25, 80)*_reach(k, len(diggings), grown)
+        d = blob(g, (g.x.flat[i], g.y.flat[i]), radius, rng)
         water = ramp(.6-d, .1)*(rng.random()<.5)
         layers += [Layer(d<1, muddy, .12*g.grain+.08*g.patch), Layer(water, site.colours['turbid'], .05*g.grain)]
         mask |= d<1
@@ -170,6 +181,7 @@ def draw_scene(
     bands:list=tuple(SYNTH_BANDS), # Names or common names out of `SYNTH_BANDS`
     mines:int=1,        # How many mines
     spread:float=None,  # How far off the centre they may lie, share of the side (.5: anywhere); .15 for one, else .36
+    grown:float|tuple=1.,# How far the mines have grown, 0-1; or a number for each
 )->tuple: # (C,H,W) float32 reflectance, (H,W) bool mine mask; raises `BandError` for a band that is not simulated
     "Draw a scene: reflectance at the ground, and the exact mine mask"
     pos = band_positions(SYNTH_BANDS, bands, 'a synthetic scene')
@@ -179,10 +191,10 @@ def draw_scene(
     mask = np.zeros((size,size), bool)
     if spread is None: reach = 1.5 if mines==1 else 3.6  # metres a pixel of `size`: where mines may lie
     else: reach = 10*spread
-    for _ in range(mines):
+    for share in np.broadcast_to(grown, mines).tolist():
         make = artisanal_mine if rng.random()<climate.artisanal else industrial_mine
         at = rng.uniform(-1, 1, 2)*size*reach
-        more, where = make(g, at, site, rng)
+        more, where = make(g, at, site, rng, share)
         layers += more
         mask |= where
     return paint(layers, hillshade(g.dem, site), pos), mask
