@@ -68,8 +68,9 @@ def _parts(gdf):
         gdf = gdf.set_geometry(gdf.segmentize(1000))  # what is straight on one map bends on another
     good, problems = clean_polygons(gdf)
     if len(good): return good.geometry.to_numpy()
-    raise PolygonError(f"the area holds no polygon that can be used ({problems['reason'].iloc[0]}); the outline of some "
-                       'ground, with its CRS, was expected.')
+    reason = problems['reason'].iloc[0]
+    raise PolygonError(f'the area holds no polygon that can be used ({reason}); the outline of some ground, with its '
+                       'CRS, was expected.')
 
 def read_area(
     area,           # Polygon file; (west, south, east, north), degrees; GeoDataFrame; geometry in degrees; a name
@@ -104,13 +105,16 @@ def _in_degrees(geoms, epsg):
     def near(xy): return np.stack([middle+(xy[:,0]-middle+180)%360-180, xy[:,1]], 1)
     return shapely.transform(GeoSeries(geoms, crs=epsg).to_crs(4326).to_numpy(), near)
 
-def _eastward(geoms):
-    "The same places, none of which begins west of -180"
+def _further(geoms, turns):
+    "Moved eastwards, so many times around the Earth"
     import shapely
-    geoms = geoms.copy()
-    west = shapely.bounds(geoms)[:, 0]<-180
-    geoms[west] = shapely.transform(geoms[west], lambda xy: xy+[360, 0])
-    return geoms
+    xy, owner = shapely.get_coordinates(geoms, return_index=True)
+    xy[:, 0] += 360*np.asarray(turns)[owner]
+    return shapely.set_coordinates(np.array(geoms), xy)
+
+def _from_180(geoms): # The same places, none of which begins west of -180
+    import shapely
+    return _further(geoms, shapely.bounds(geoms)[:, 0]<-180)
 
 def area_zones(
     ground, # From `read_area`
@@ -153,7 +157,7 @@ def _zone_tiles(part, epsg, res, tile_px, reach):
     around = _in_degrees(shapely.segmentize(shapely.box(*seen.T), side/4), epsg)
     tasks = pd.DataFrame(dict(id=[f'{epsg}_{c:03d}_{r:04d}' for c,r in zip(cols, rows)], epsg=epsg, res=float(res)))
     tasks[_SEEN] = seen.astype(float)
-    tasks[_FRAME] = shapely.bounds(_eastward(around))
+    tasks[_FRAME] = shapely.bounds(_from_180(around))
     return tasks
 
 def area_tiles(
@@ -278,12 +282,6 @@ def map_tile(
     return row
 
 # %% ../nbs/13c_mapping.ipynb #ma000030
-def _beyond(geoms, turns): # Moved around the Earth, so often
-    import shapely
-    geoms = geoms.copy()
-    for k in np.flatnonzero(turns): geoms[k] = shapely.transform(geoms[k], lambda xy: xy+[360*turns[k], 0])
-    return geoms
-
 def _meeting(geoms, kind, source):
     "(i, j): pairs of one kind and two sources that share a line or an area; a corner is not enough"
     import shapely
@@ -291,7 +289,7 @@ def _meeting(geoms, kind, source):
     pairs = np.stack([i, j], 1)[(kind[i]==kind[j]) & (source[i]!=source[j])]
     i, j = np.unique(np.sort(pairs, 1), axis=0).T
     west = shapely.bounds(geoms)[:, 0] if len(geoms) else np.zeros(0)
-    near = _beyond(geoms[j], np.round((west[i]-west[j])/360))
+    near = _further(geoms[j], np.round((west[i]-west[j])/360))
     meet = shapely.length(shapely.intersection(geoms[i], near))>0
     return i[meet], j[meet]
 
@@ -309,7 +307,7 @@ def join_patches(
     torn = (sides[:, 1]-sides[:, 0]>180) & (gdf.bounds['minx'].to_numpy()<0)  # by the antimeridian
     means = [o for o in gdf if o.startswith('mean_')]
     how = dict.fromkeys(gdf.columns.drop(gdf.geometry.name), _texts) | dict.fromkeys(['pixels', *means], 'sum')
-    sums = gdf.assign(**{o: gdf[o]*gdf['pixels'] for o in means}).set_geometry(_beyond(geoms, torn))
+    sums = gdf.assign(**{o: gdf[o]*gdf['pixels'] for o in means}).set_geometry(_further(geoms, torn))
     joined = sums.dissolve(group, how | {'class': 'first'})
     return joined.assign(**{o: joined[o]/joined['pixels'] for o in means})[gdf.columns].reset_index(drop=True)
 
@@ -408,7 +406,7 @@ def _kept(tasks, reach):
         (west, south, east, north), res = rows[_SEEN].to_numpy().T, rows['res'].iloc[0]
         before, after = (res*o for o in reach)
         there = shapely.box(west+before, south+after, east-after, north-before)
-        boxes[rows.index] = _eastward(_in_degrees(there, epsg))
+        boxes[rows.index] = _from_180(_in_degrees(there, epsg))
     return boxes
 
 def tile_table(
@@ -547,7 +545,7 @@ def map_area(
     workers:int=0,           # As in `run_tasks`
     progress:bool=True,      # Say what it costs, and how long it takes?
     **run,                   # engine, retries, wait_s of `run_tasks`
-)->AreaMap: # folder, polygons, tiles, mosaics, errors; raises `PolygonError`, `BundleError`, `OptionError`, `WriteError`, …
+)->AreaMap: # folder, polygons, tiles, mosaics, errors; raises `PolygonError`, `BundleError`, `OptionError`, …
     "Map an area tile by tile; the same call goes on after an interruption"
     out, catalog = Path(out), str(catalog)
     check_number(min_area_ha, 'min_area_ha')
