@@ -352,7 +352,8 @@ def area_polygons(
         found.append(_zone_patches([Path(out)/'outlines'/f'{o}.parquet' for o in rows['id']], epsg, zones[epsg]))
     if not found: return none
     gdf = _joined(found)
-    gdf = gdf.set_geometry(cut_at_180(simplified(gdf.geometry, simplify_m)))
+    if simplify_m: gdf = gdf.set_geometry(map_geometries(polygonal, simplified(gdf.geometry, simplify_m)))
+    gdf = gdf.set_geometry(cut_at_180(gdf.geometry))
     gdf = gdf.assign(area_ha=layer_ha(gdf.geometry), pixels=gdf['pixels'].round().astype(int))
     return gdf[gdf['area_ha']>=min_area_ha][[o for o in AREA_COLUMNS if o in gdf]].reset_index(drop=True)
 

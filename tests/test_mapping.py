@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
     grids = [read_grid(o) for o in sorted((root/'archive'/'truth').glob('*.tif'))]
     places = [gpd.GeoSeries([box(*o.bounds)], crs=o.crs).to_crs(4326) for o in grids]
     pd.concat(places, ignore_index=True).to_frame('geometry').to_file(root/'places.gpkg')
-    places[1].to_crs(grids[1].crs).centroid.buffer(300).to_frame('geometry').to_file(root/'small.gpkg')
+    places[1].to_crs(grids[1].crs).centroid.buffer(420).to_frame('geometry').to_file(root/'small.gpkg')
     return root
 
 
