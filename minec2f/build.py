@@ -7,7 +7,7 @@ __all__ = ['Built', 'try_task', 'check_run', 'run_tasks', 'load_source', 'check_
            'build_summary']
 
 # %% ../nbs/03i_build.ipynb #88887810
-import json, logging, time, warnings
+import json, logging, pickle, time, warnings
 from collections import namedtuple
 from contextlib import contextmanager
 from functools import partial
@@ -69,7 +69,7 @@ def try_task(
 # %% ../nbs/03i_build.ipynb #bc80c118
 _HERE = {}  # of a worker process: what it was started to do
 
-def _begin(work): _HERE['work'] = work
+def _begin(work): _HERE['work'] = pickle.loads(work)  # as bytes: torch would share a file for each of its tensors
 def _go_on(task): return _HERE['work'](task)
 
 def _local(tasks, work, workers, progress, gpus):
@@ -78,7 +78,7 @@ def _local(tasks, work, workers, progress, gpus):
     def gather(results): return [next(results) for _ in watched(range(len(tasks)), progress)]
     if not workers: return gather(map(work, tasks))
     try:
-        with ProcessPoolExecutor(workers, get_context('spawn'), _begin, [work]) as pool:
+        with ProcessPoolExecutor(workers, get_context('spawn'), _begin, [pickle.dumps(work)]) as pool:
             return gather(pool.map(_go_on, tasks))
     except BrokenProcessPool as e:
         raise DatasetError('a worker process died, perhaps for want of memory. What is complete is kept: run the same '

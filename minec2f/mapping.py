@@ -564,8 +564,9 @@ def map_area(
     if not is_searchable(catalog): read = replace(read, listed=str(list_scenes(catalog, out/'scenes.json')))
     card = dict(map=how, tile_px=plan.tile_px, imagery=read.card())
     for o in members: o.model.cpu()  # other processes are sent what is in memory; each moves it where it computes
+    threads = min(torch.get_num_threads(), max(1, (os.cpu_count() or 1)//workers)) if workers else None
     make = partial(map_tile, read=read, bundles=members, out=out, reach=plan.reach, tiling=tiling,
-                   uncertainty=uncertainty, threads=(os.cpu_count() or 1)//workers or 1 if workers else None)
+                   uncertainty=uncertainty, threads=threads)
     gpus = 0 if str(device).startswith('cpu') else 1
     built = run_tasks(plan.tiles, make, out, card, list(read.problems), workers, progress=progress, kind=TILES,
                       gpus=gpus, **run)
