@@ -172,7 +172,7 @@ def cut_at_180(
         if o is None or o.is_empty or o.bounds[2]<=180: return o
         within = o.intersection(box(-180, -90, 180, 90))
         beyond = o.intersection(box(180, -90, 540, 90))
-        return union_all([within, translate(beyond, -360)])
+        return polygonal(union_all([within, translate(beyond, -360)]))  # not the line along which they touch
     return map_geometries(cut, in_one_piece(geoms))
 
 # %% ../nbs/12b_maps.ipynb #4ee9f932

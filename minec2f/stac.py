@@ -359,8 +359,14 @@ def _check_assets(self:StacReader, item):
         self._keys(item)
         self._quality_key(item)
 
+def _own_geobox(task):
+    "The grid that a task brings along"
+    from odc.geo.geobox import GeoBox
+    return GeoBox.from_bbox(window_of(task), f"EPSG:{task['epsg']}", tight=True, resolution=task['res'])
+
 @patch
 def _window(self:StacReader, item, task): # odc GeoBox
+    if 'res' in task: return _own_geobox(task)
     with fault_of(item):
         return window_geobox(native_geobox(item, self._keys(item)), task, self._sensor.res/4)
 
@@ -432,9 +438,16 @@ def _least_cloudy(self:StacReader, passes, geobox): # (Observation or None, shar
     return seen, _in_the_way(seen, cloudy)
 
 @patch
+def _own_zone_first(self:StacReader, items, task): # Pixels that need not be resampled are preferred
+    def is_elsewhere(o):
+        with fault_of(o): return native_geobox(o, self._keys(o)).crs.epsg!=task['epsg']
+    return sorted(items, key=is_elsewhere) if 'res' in task else items
+
+@patch
 def _observe(self:StacReader, task, passes): # One image of the passes
     for items in passes:
         for o in items: self._check_assets(o)
+    passes = [self._own_zone_first(o, task) for o in passes]
     geobox = self._window(passes[0][0], task)
     if self.composite=='median': seen, hidden = self._view([self._sight(o, geobox) for o in passes], geobox)
     else: seen, hidden = self._least_cloudy(passes, geobox)

@@ -15,7 +15,7 @@ from minec2f.evaluate import evaluate, summarize
 from minec2f.maps import to_polygons
 from minec2f.models import mine_model
 from minec2f.predict import mapped_before, predict_scene
-from minec2f.raster import Grid, read_chip, read_layer, write_raster
+from minec2f.raster import Grid, geodesic_ha, read_chip, read_layer, write_raster
 
 class Bright(torch.nn.Module):
     def forward(self, x): return torch.stack([0*x[:,0], 40*(x[:,0]-.2)], 1)
@@ -62,9 +62,10 @@ def test_one_bad_scene_stops_nothing_and_what_is_done_is_kept(repo, bundle, tmp_
     expected = ['all_scenes.gpkg', *(f'{k}.{o}' for k in 'ab' for o in of_a_scene)]
     assert sorted(o.name for o in out.iterdir())==sorted(expected)
     parts, together = [read_layer(out/f'{o}.gpkg') for o in 'ab'], read_layer(out/'all_scenes.gpkg')
-    assert together.scene.tolist()==['a.tif']*len(parts[0])+['b.TIF']*len(parts[1])
-    assert together.crs==4326
-    assert np.isclose(together.area_ha.sum(), sum(o.area_ha.sum() for o in parts))
+    once = pd.concat(parts).to_crs(4326).union_all()  # both show the same ground
+    assert together.crs==4326 and {'a.tif;b.TIF'}<=set(together.scene)<={'a.tif', 'b.TIF', 'a.tif;b.TIF'}
+    assert np.isclose(together.area_ha.sum(), geodesic_ha(once)) and together.union_all().equals(once)
+    assert together.area_ha.sum()<sum(o.area_ha.sum() for o in parts)
     before = {o: (out/o).stat().st_mtime_ns for o in ('a.tif','b.tif')}
     write_scene(scenes/'b.TIF', radiometry=(3e-4, -.1))
     said = run(repo, monkeypatch, tmp_path, **how)
