@@ -16,7 +16,7 @@ from .method import Method, methods, register
 from .learner import c2f_learner, teacher_learner
 from .bundle import load_bundle, save_bundle
 from .maps import to_polygons
-from .predict import predict_array, predict_scene
+from .predict import predict_scene
 from .mapping import map_area
 from .refine import refine_polygons
 from .evaluate import by_group, evaluate, summarize

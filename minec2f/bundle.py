@@ -361,7 +361,7 @@ def _read_weights(model, path):
 
 # %% ../nbs/12a_bundle.ipynb #9bbd5508
 def _try_once(bundle, path):
-    side = min(bundle.size, 256)
+    side = min(2*bundle.size, 256) # twice that of the training windows, as in prediction
     tile = torch.randn(1, len(bundle.bands), side, side, generator=torch.Generator().manual_seed(0))
     with _named(f'the network of {path} cannot map a tile of noise'), torch.inference_mode():
         logits = bundle.model(tile)

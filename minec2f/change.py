@@ -371,8 +371,9 @@ def _draw_site(axs, site):
     from geopandas import GeoSeries
     shapes = list(site.geometry)
     for ax,now,before,ha in zip(axs, shapes, [shapes[0], *shapes], site['area_ha']):
-        for what,o in _parts_of(now, before).items():
-            if not o.is_empty: GeoSeries([o]).plot(ax=ax, color=_COLOURS[what], aspect=None)
+        parts = {what: o for what,o in _parts_of(now, before).items() if not o.is_empty}
+        for what,o in parts.items(): GeoSeries([o]).plot(ax=ax, color=_COLOURS[what], aspect=None)
+        if not parts: ax.text(.5, .5, 'none', transform=ax.transAxes, ha='center', va='center', fontsize=7)
         ax.set(xticks=[], yticks=[], ylabel='')
         ax.set_xlabel(f'{ha:,.1f} ha', fontsize=7)
     west, south, east, north = site.total_bounds

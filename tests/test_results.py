@@ -6,7 +6,8 @@ from conftest import REPO
 @pytest.fixture(scope='module')
 def ladder(): return runpy.run_path(str(REPO/'results'/'ladder.py'))
 
-DATA = 'synthetic_plenty', 'tailings_long' # that have been measured
+LONG = 'synthetic_plenty', 'tailings_long'
+DATA = 'synthetic', 'synthetic_plenty', 'tailings', 'tailings_long' # as the front page has them
 
 @pytest.mark.parametrize('name', DATA)
 def test_tables_are_those_of_the_results(ladder, name):
@@ -19,7 +20,8 @@ def test_every_measured_row_is_one_of_the_ladder(ladder):
         seeds = {}
         for o in (REPO/'results'/name).glob('seed_*/[!.]*.json'): seeds.setdefault(o.stem, set()).add(o.parent.name)
         assert set(seeds)<=set(ladder['rows'](ladder['DATA'][name])), name
-        if name in DATA: assert all(len(seeds[o])>=3 for o in ('fine_only','finetune','minec2f','uniform')), name
+        if name in DATA: assert all(len(seeds[o])>=3 for o in ('fine_only','finetune','minec2f')), name
+        if name in LONG: assert len(seeds['uniform'])>=3, name
 
 @pytest.mark.parametrize('name', DATA)
 def test_readme_shows_the_summary(ladder, name):
@@ -45,6 +47,6 @@ def test_verdict_is_that_of_the_tables():
     bounds = {k: t.loc['finetune', [f'miou - fine_only: {o}' for o in ('low','high')]] for k,t in tables.items()}
     said = re.search(r'Coarse outlines .*?\. - ', text)[0]
     assert re.findall(r'[+−]\d+\.\d', said)==[f'{o:+.1f}'.replace('-', '−') for o in gain.values()]
-    assert all(low<0<high for low,high in bounds.values()) and 'neither beyond doubt' in said
-    attentive = [tables[k].loc['minec2f', [f'miou - uniform: {o}' for o in ('low','high')]] for k in tables]
+    assert all(low<0<high for low,high in bounds.values()) and 'Not one is beyond doubt' in said
+    attentive = [tables[k].loc['minec2f', [f'miou - uniform: {o}' for o in ('low','high')]] for k in LONG]
     assert all(low<0<high for low,high in attentive) and 'We could not show that attention matters' in text
