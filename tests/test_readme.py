@@ -106,6 +106,7 @@ def my_data(tmp_path, small):
     index.loc[index.index[-8:], 'domain'] = 'unlabelled'
     index.to_csv(made/'index.csv', index=False)
     shutil.copy(next((made/'scenes').glob('*.tif')), tmp_path/'scene.tif')
+    with rasterio.open(tmp_path/'scene.tif', 'r+') as f: f.update_tags(date='2024-06-01')
     shutil.copytree(made/'images', tmp_path/'images')
     coarse = data.mine_dls(site_split(load_index(made)), 'coarse', ['B04','B03','B02','B08'])
     save_bundle(tmp_path/'runs'/'mine'/'bundle', learner.teacher_learner(coarse))
