@@ -25,7 +25,7 @@ from scipy import ndimage
 from . import __version__
 from .core import *
 from .raster import *
-from .maps import MAP_BANDS, NODATA, PROBABILITY_STEPS, _check_map, class_names, write_map
+from .maps import MAP_BANDS, NODATA, PROBABILITY_STEPS, check_map, class_names, day_in, write_map
 
 # %% ../nbs/13d_change.ipynb #49acf607
 @dataclass(frozen=True)
@@ -138,24 +138,17 @@ class _Map:
     @property
     def name(self): return Path(self.path).name
 
-_DAY = re.compile(r'(?<!\d)(?:19|20)\d\d-?\d\d-?\d\d(?!\d)')
-
-def _as_day(text): # ISO day; '' where it is none
-    try: return date.fromisoformat(text).isoformat()
-    except ValueError: return ''
-
 def map_date(
     tags:dict, # Of a map
 )->str: # ISO day; '' where nobody says
     "When a map's scene was taken: its tag `date`, or the first day in the scene's name"
-    said = [tags.get('date', '')[:10], *_DAY.findall(tags.get('scene', ''))]
-    return next(filter(None, map(_as_day, said)), '')
+    return day_in(tags.get('date', ''), tags.get('scene', ''))
 
 def _described(path, day=None):
     "`_Map` of a file; raises `RasterError`, `CRSError`, `OptionError`"
     grid = read_grid(path)
     with open_raster(path) as src:
-        _check_map(src, path)
+        check_map(src, path)
         tags, classes, step = src.tags(), class_names(src), src.scales[1]
     if 'change' in tags: raise RasterError(f'{path} shows changes already; give the maps that it was made from.')
     if not np.isclose(step*PROBABILITY_STEPS, 1):
@@ -166,8 +159,12 @@ def _described(path, day=None):
 def _checked_day(day):
     "2019, '2019', '2019-07' or '2019-07-15' as text"
     text = str(day)
-    if re.fullmatch(r'\d{4}(-\d\d){0,2}', text) and _as_day(f'{text}-01-01'[:10]): return text
-    raise OptionError(f'dates holds {day!r}; a year, or an ISO day such as 2019-07-15, was expected.')
+    try:
+        if not re.fullmatch(r'\d{4}(-\d\d){0,2}', text): raise ValueError('neither a year, a month nor a day')
+        date.fromisoformat(f'{text}-01-01'[:10])
+    except ValueError:
+        raise OptionError(f'dates holds {day!r}; a year, or an ISO day such as 2019-07-15, was expected.') from None
+    return text
 
 # %% ../nbs/13d_change.ipynb #23ff4cae
 _SEASON_DAYS = 45 # within the year; more apart, plants and sun differ more than mines do

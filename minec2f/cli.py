@@ -7,6 +7,7 @@ __all__ = ['COMMANDS', 'notebook_path', 'command_parser', 'main']
 
 # %% ../nbs/13f_cli.ipynb #ba72f2e5
 import argparse, ast, sys
+from functools import cache
 from pathlib import Path
 
 import minec2f
@@ -33,15 +34,18 @@ def _value(text):
     try: return ast.literal_eval(text) if ',' not in text else text
     except (ValueError, SyntaxError): return text
 
+@cache
+def _parameters(name):
+    from papermill import inspect_notebook
+    return inspect_notebook(notebook_path(name))
+
 def command_parser(
     name:str, # One of `COMMANDS`
 )->argparse.ArgumentParser:
     "The options of a command, from the parameters of its notebook"
-    import papermill
-    path = notebook_path(name)
     parser = argparse.ArgumentParser(f'minec2f {name}', description=COMMANDS[name][1], allow_abbrev=False)
     parser.add_argument('--notebook', help='where the executed notebook goes; <out>.ipynb if not given')
-    for o in papermill.inspect_notebook(path).values():
+    for o in _parameters(name).values():
         said = f"{o['help']} [{o['default']}]".replace('%', '%%')
         parser.add_argument('--'+o['name'].replace('_', '-'), dest=o['name'], type=_value, default=argparse.SUPPRESS,
                             metavar='…', help=said.strip())
@@ -52,12 +56,11 @@ def _run(name, args): # Exit status
     import papermill
     from papermill.exceptions import PapermillExecutionError
     given = vars(command_parser(name).parse_args(args))
-    path = notebook_path(name)
-    usual = ast.literal_eval(papermill.inspect_notebook(path)['out']['default'])
+    usual = ast.literal_eval(_parameters(name)['out']['default'])
     out = given.get('out') or usual or f'runs/{name}'
     kept = Path(given.pop('notebook') or f'{out}.ipynb')
     kept.parent.mkdir(parents=True, exist_ok=True)
-    try: papermill.execute_notebook(path, kept, given, stdout_file=sys.stdout, progress_bar=False)
+    try: papermill.execute_notebook(notebook_path(name), kept, given, stdout_file=sys.stdout, progress_bar=False)
     except PapermillExecutionError as e:
         print(f'{e.ename}: {e.evalue}\n\n{kept} shows where.', file=sys.stderr)
         return 1

@@ -144,6 +144,14 @@ def _pixel_scores(n, classes): # (draws,K,K) summed counts -> the ratios of `Con
         res = dict(miou=np.nansum(iou, 1)/(~np.isnan(iou)).sum(1), accuracy=right.sum(1)/there.sum(1))
     return res | {f'{k}_{o}': x[:,i] for k,x in ratios.items() for i,o in enumerate(classes)}
 
+def _boundary_means(table, w): # (draws,) of each boundary measure, over the chips that have it
+    res = {}
+    for o in [o for o in table if o.startswith('boundary_')]:
+        values = table[o].fillna(0).to_numpy()                            # (n,)
+        known = table[o].notna().to_numpy()                               # (n,)
+        with np.errstate(invalid='ignore'): res[o] = w@values/(w@known)
+    return res
+
 def weighted_scores(
     table:pd.DataFrame, # From `evaluate`, n chips
     w:np.ndarray,       # (draws,n) how often each chip counts
@@ -151,12 +159,7 @@ def weighted_scores(
     "The scores of `summarize` for many weightings of the chips at once: IoU pooled, boundary measures as means"
     classes = table['confusion'].iloc[0].names
     pixels = _pixel_scores(np.tensordot(w, _counts(table), 1), classes)
-    res = {k: pixels[k] for k in ('miou', *(f'iou_{o}' for o in classes[1:]))}
-    for o in [o for o in table if o.startswith('boundary_')]:
-        values = table[o].fillna(0).to_numpy()                            # (n,)
-        known = table[o].notna().to_numpy()                               # (n,)
-        with np.errstate(invalid='ignore'): res[o] = w@values/(w@known)
-    return res
+    return {k: pixels[k] for k in ('miou', *(f'iou_{o}' for o in classes[1:]))} | _boundary_means(table, w)
 
 # %% ../nbs/14_evaluate.ipynb #9652e56e
 def _site_iou(table, w): # (draws,) mean over sites of the IoU of class 1, a site as often as it was drawn
@@ -172,7 +175,7 @@ def _site_iou(table, w): # (draws,) mean over sites of the IoU of class 1, a sit
 
 def _all_scores(table, w): # All scores of `summarize`: (draws,) each
     pixels = _pixel_scores(np.tensordot(w, _counts(table), 1), table['confusion'].iloc[0].names)
-    return pixels | dict(site_iou=_site_iou(table, w)) | weighted_scores(table, w)
+    return pixels | dict(site_iou=_site_iou(table, w)) | _boundary_means(table, w)
 
 def _limits(table, draws, level, seed): # <score>_low and <score>_high of each score
     rng, drawn = np.random.default_rng(seed), []

@@ -559,7 +559,7 @@ def map_area(
     tiling = dict(overlap=overlap, size=size, bs=bs, device=device, tta=tta)
     plan = plan_area(members, area, product, among, layer, tile_px, **tiling)
     tags = map_tags(members, [_NOWHERE]*len(members), plan.cut, uncertainty)
-    how = {k: o for k,o in tags.items() if k not in ('scene','scene_state','minec2f')}
+    how = {k: o for k,o in tags.items() if k not in ('scene','scene_state','date','minec2f')}
     said = _ask(area_cost(members, plan), yes)
     if progress: print(said)
     if not is_searchable(catalog): read = replace(read, listed=str(list_scenes(catalog, out/'scenes.json')))

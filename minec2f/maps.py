@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['MAP_BANDS', 'NODATA', 'PROBABILITY_STEPS', 'POLYGON_COLUMNS', 'encode_probability', 'decode_probability',
            'normalised_entropy', 'mean_logits', 'disagreement', 'uncertainty_kind', 'to_map', 'write_cog', 'write_map',
-           'in_one_piece', 'cut_at_180', 'simplified', 'class_names', 'to_polygons']
+           'day_in', 'in_one_piece', 'cut_at_180', 'simplified', 'is_map', 'check_map', 'class_names', 'to_polygons']
 
 # %% ../nbs/12b_maps.ipynb #5ad1e1cd
-import json, os
+import json, os, re
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -149,6 +150,20 @@ def write_map(
             os.replace(cog, tmp)
     return Path(dst)
 
+# %% ../nbs/12b_maps.ipynb #d4a1b002
+_DAY = re.compile(r'(?<!\d)((?:19|20)\d\d)-?(\d\d)-?(\d\d)(?!\d)')
+
+def _is_day(text):
+    try: return bool(date.fromisoformat(text))
+    except ValueError: return False
+
+def day_in(
+    *texts, # Tags, names of files
+)->str: # As 2019-07-15; '' where there is none
+    "The first day that is named in some texts, with or without dashes"
+    days = ('-'.join(o) for text in texts for o in _DAY.findall(text))
+    return next(filter(_is_day, days), '')
+
 # %% ../nbs/12b_maps.ipynb #4911ae1f
 def in_one_piece(
     geoms, # GeoSeries in WGS84 longitude and latitude
@@ -194,9 +209,18 @@ def simplified(
     return GeoSeries(out, crs=geoms.crs)
 
 # %% ../nbs/12b_maps.ipynb #4c354a08
-def _check_map(src, path):
-    whole = src.descriptions in (MAP_BANDS, MAP_BANDS[:2])
-    if whole and set(src.dtypes)=={'uint8'}: return
+def is_map(
+    src, # Open rasterio dataset
+)->bool: # Has it the bands of a map?
+    "Tell a map as `predict_scene` writes it from other rasters"
+    return src.descriptions in (MAP_BANDS, MAP_BANDS[:2]) and set(src.dtypes)=={'uint8'}
+
+def check_map(
+    src,  # Open rasterio dataset
+    path, # Its path, for the message
+): # Raises `RasterError`
+    "Refuse what is no map as `predict_scene` writes it"
+    if is_map(src): return
     said = [f'{name or "no name"} ({kind})' for name,kind in zip(src.descriptions, src.dtypes)]
     raise RasterError(f'{path} has the bands {first_few(said)}; a map as predict_scene writes it was expected, with '
                       'class, probability and perhaps uncertainty, all uint8.')
@@ -265,7 +289,7 @@ def to_polygons(
     check_output(dst, inputs=[map_path])
     grid = read_grid(map_path)  # refuses a map without a place on Earth
     with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE), open_raster(map_path) as src:
-        _check_map(src, map_path)
+        check_map(src, map_path)
         gdf = _patches(src, grid, _origin(src, map_path), min_area_ha, simplify_m)
         classes = dict.fromkeys([*map(str, class_names(src)[1:]), *gdf['class']])
     write_layer(gdf, dst, outline_style(class_outlines(classes)), inputs=[map_path])

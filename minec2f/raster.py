@@ -41,6 +41,10 @@ class Grid:
     def shape(self): return self.height, self.width
     @property
     def bounds(self): return rasterio.transform.array_bounds(self.height, self.width, self.transform)
+    @property
+    def frame(self): # shapely polygon in `crs`; unlike `bounds`, it may be turned
+        from shapely import affinity, box
+        return affinity.affine_transform(box(0, 0, self.width, self.height), self.transform.to_shapely())
 
     def part(self,
         window:tuple, # ((row0,row1),(col0,col1)), px; it may reach beyond the grid

@@ -87,11 +87,6 @@ def _onto(outline, crs, grid):
     return _to(outline, crs, grid.crs)
 
 # %% ../nbs/13a_refine.ipynb #2d6551d0
-def _frame(grid):
-    "The four sides of an image, in its CRS"
-    from shapely import affinity, box
-    return affinity.affine_transform(box(0, 0, grid.width, grid.height), grid.transform.to_shapely())
-
 def _inside(geometry, grid):
     "(H,W) pixels whose centre is inside; those that are touched where there is none"
     def draw(**how): return geometry_mask([geometry], grid.shape, grid.transform, invert=True, **how)
@@ -126,7 +121,7 @@ def _view(outline, crs, group):
     for o in sorted(shown, key=lambda o: -shown[o].sum()):
         if (shown[o] & ~seen).any(): used.append(o)
         seen |= shown[o]
-    on_image = min(1., shape.intersection(_frame(mosaic.grid)).area/shape.area)
+    on_image = min(1., shape.intersection(mosaic.grid.frame).area/shape.area)
     return _View(float(on_image*seen.sum()/max(inside.sum(), 1)), used, failed)
 
 def _best_view(
@@ -150,7 +145,7 @@ def _best_view(
 def _lonlat_frame(grid):
     "Where an image lies, in degrees, as often as outlines may count them"
     from shapely import box, union_all
-    west,south,east,north = transform_bounds(grid.crs, 'EPSG:4326', *_frame(grid).bounds)
+    west,south,east,north = transform_bounds(grid.crs, 'EPSG:4326', *grid.frame.bounds)
     if east<west: east += 360
     return union_all([box(west+turn, south, east+turn, north) for turn in (-360, 0, 360)])
 

@@ -7,7 +7,7 @@ __all__ = ['MAPPED', 'BEFORE', 'MEANING', 'map_figure', 'outlines_figure', 'repo
 
 # %% ../nbs/14i_report.ipynb #0a612458
 from datetime import date
-from math import ceil, floor, log10
+from math import ceil
 from pathlib import Path
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
@@ -23,7 +23,7 @@ from .document import Heading, Items, Table, cell_text, figure_picture, plain_te
 from .maps import decode_probability, in_one_piece
 from .modelcard import card_page, found_in, number_in, score_rows
 from .runs import Run, area_table, maps_seen
-from .viz import COLOURS
+from .viz import COLOURS, round_length
 
 # %% ../nbs/14i_report.ipynb #b8f8f879
 _MOST_PX = 800 # of a picture's side
@@ -31,10 +31,7 @@ _MOST_PX = 800 # of a picture's side
 def _scale_bar(ax, metres_a_pixel, pixels):
     "A round length, about a quarter of the width"
     from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
-    most = metres_a_pixel*pixels/4
-    power = 10**floor(log10(most))
-    metres = max(o*power for o in (1, 2, 5) if o*power<=most)
-    label = f'{metres:g} m' if metres<1000 else f'{metres/1000:g} km'
+    metres, label = round_length(metres_a_pixel*pixels/4)
     ax.add_artist(AnchoredSizeBar(ax.transData, metres/metres_a_pixel, label, 'lower right', pad=.3, borderpad=.3,
                                   size_vertical=pixels/150, prop=dict(size=6)))
 

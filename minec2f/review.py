@@ -22,8 +22,10 @@ from .raster import *
 from .bundle import bundle_members
 from .chips import DOMAINS, chip_files, draw_outlines, load_index, read_index
 from .chipping.cut import write_chip
-from .maps import MAP_BANDS, NODATA, class_names, decode_probability, normalised_entropy, simplified
+from .maps import NODATA, check_map, class_names, decode_probability, normalised_entropy, simplified
+from .predict import window_starts
 from .splits import drop_near, is_near
+from .styles import add_schema
 
 # %% ../nbs/13e_review.ipynb #80596ed1
 @dataclass(frozen=True)
@@ -37,10 +39,12 @@ class _Mapped:
 
 def _mapped(path, scenes):
     "`scenes`: name -> path"
-    with open_raster(path) as src: bands, tags, classes = src.descriptions, src.tags(), class_names(src)
-    if bands[:2]!=MAP_BANDS[:2] or len(classes)<2:
-        raise RasterError(f'{path} has the bands {first_few(bands)} and the classes {first_few(classes) or "(none)"}; '
-                          'a map as predict_scene writes it was expected.')
+    with open_raster(path) as src:
+        check_map(src, path)
+        tags, classes = src.tags(), class_names(src)
+    if len(classes)<2:
+        raise RasterError(f'{path} has the classes {first_few(classes) or "(none)"}; two or more were expected, as '
+                          'predict_scene names them.')
     scene = look_up(tags.get('scene', ''), scenes, f'{path}: its scene', RasterError, ' Give that one, too.')
     for o in (path, scene): refuse_links(o, RasterError)  # both are read as a whole, so an address will not do
     grid = read_grid(path)
@@ -65,8 +69,7 @@ _LEAST = 32 # px of a chip's side
 
 def _spans(length, size):
     "(first, end) of windows side by side"
-    last = max(length-size, 0)
-    return [(o, min(o+size, length)) for o in [*range(0, last, size), last]]
+    return [(o, min(o+size, length)) for o in window_starts(length, size, 0.)]
 
 def _windows(grid, size):
     "((row0,row1),(col0,col1)) of all windows of a map; none where it is too small for a chip"
@@ -173,12 +176,6 @@ _ABOUT = dict(
     outlines=('Mines in the windows. Move, delete, add; outside the windows nothing counts', dict(
         window='Where it was found; may be empty', **{'class': 'Class on the ground; empty is the mine'})))
 
-def _frame(grid):
-    "The outline of a grid"
-    from shapely import Polygon
-    h, w = grid.shape
-    return Polygon([grid.transform*o for o in ((0,0), (w,0), (w,h), (0,h))])
-
 def _window(row): return (row.row0, row.row1), (row.col0, row.col1)
 
 def _outlines(mapped, row):
@@ -194,24 +191,10 @@ def _joined(parts, maps):
     return pd.concat([o.to_crs(crs) for o in parts], ignore_index=True)
 
 # %% ../nbs/13e_review.ipynb #5f0d12b8
-_SCHEMA = """
-CREATE TABLE gpkg_data_columns (table_name TEXT NOT NULL, column_name TEXT NOT NULL, name TEXT, title TEXT,
-  description TEXT, mime_type TEXT, constraint_name TEXT, CONSTRAINT pk_gdc PRIMARY KEY (table_name, column_name),
-  CONSTRAINT gdc_tn UNIQUE (table_name, name));
-CREATE TABLE gpkg_data_column_constraints (constraint_name TEXT NOT NULL, constraint_type TEXT NOT NULL, value TEXT,
-  min NUMERIC, min_is_inclusive BOOLEAN, max NUMERIC, max_is_inclusive BOOLEAN, description TEXT,
-  CONSTRAINT gdcc_ntv UNIQUE (constraint_name, constraint_type, value));
-CREATE TABLE IF NOT EXISTS gpkg_extensions (table_name TEXT, column_name TEXT, extension_name TEXT NOT NULL,
-  definition TEXT NOT NULL, scope TEXT NOT NULL, CONSTRAINT ge_tce UNIQUE (table_name, column_name, extension_name));
-""" # of OGC GeoPackage 1.3, extension Schema
-_EXTENSION = 'gpkg_schema', 'http://www.geopackage.org/spec130/#extension_schema', 'read-write'
-
 def _describe(path):
     "Write what the layers and their fields mean into a GeoPackage, and what a status may be"
     with closing(sqlite3.connect(path)) as db, db:
-        db.executescript(_SCHEMA)
-        tables = 'gpkg_data_columns', 'gpkg_data_column_constraints'
-        db.executemany('INSERT INTO gpkg_extensions VALUES (?, NULL, ?, ?, ?)', [(o, *_EXTENSION) for o in tables])
+        add_schema(db)
         for layer,(about,fields) in _ABOUT.items():
             db.execute('UPDATE gpkg_contents SET description=? WHERE table_name=?', (about, layer))
             rows = [(layer, k, o, 'status' if k=='status' else None) for k,o in fields.items()]
@@ -249,7 +232,7 @@ def _layers(maps, chosen, why, simplify_m, facts):
     frames, outlines = [], []
     for k,o in enumerate(maps):
         rows = [*chosen[chosen['map']==k].itertuples()]
-        shapes = [_frame(o.grid.part(_window(row))) for row in rows]
+        shapes = [o.grid.part(_window(row)).frame for row in rows]
         names = dict(window=[row.window for row in rows], rank=[row.rank for row in rows])
         frames.append(gpd.GeoDataFrame(names, geometry=shapes, crs=o.grid.crs))
         found = pd.DataFrame([out for row in rows for out in _outlines(o, row)], columns=['window','class','geometry'])

@@ -15,7 +15,7 @@ from .core import *
 from .raster import *
 from .area import area_estimate, read_design
 from .bundle import read_card
-from .maps import MAP_BANDS, in_one_piece
+from .maps import in_one_piece, is_map
 from .modelcard import found_in, number_in, training_places
 from .refine import RESULT_COLUMNS
 from .splits import is_near
@@ -33,7 +33,7 @@ def _find(folder, where):
     return {k: Path(where[k]) if where.get(k) else usual(k) for k in _USUAL}
 
 def _is_map(path):
-    with open_raster(path) as src: return src.descriptions in (MAP_BANDS, MAP_BANDS[:2])
+    with open_raster(path) as src: return is_map(src)
 
 def _maps(folder): # {name: path}
     found = sorted((folder/'maps').glob('*.tif')) or sorted(folder.glob('*.tif'))
@@ -167,7 +167,7 @@ def maps_seen(
 
 # %% ../nbs/13g_runs.ipynb #de42482f
 REPORT_COLUMNS = ['of','site','polygons','area_before_ha','area_ha','low_ha','high_ha','mean_probability',
-                'seen_in_training']
+                  'seen_in_training']
 
 def _any_seen(seen): # of several; None where nobody knows
     known = [o for o in seen if o is not None]

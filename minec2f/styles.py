@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLASS_COLOURS', 'RAMP', 'Field', 'FIELDS', 'class_colour', 'ramp_rgba', 'map_style', 'colour_table', 'map_sidecars',
-           'Outline', 'class_outlines', 'outline_style', 'write_layer']
+           'Outline', 'class_outlines', 'outline_style', 'add_schema', 'write_layer']
 
 # %% ../nbs/12c_styles.ipynb #57e10003
 import os, sqlite3
@@ -178,16 +178,31 @@ FIELDS = {
     'image': Field('image', 'what the outline was seen on')}
 
 # %% ../nbs/12c_styles.ipynb #57e10026
-_TABLES = '''
-CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, f_table_catalog TEXT(256),
-    f_table_schema TEXT(256), f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT,
-    styleSLD TEXT, useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30), update_time DATETIME);
+_SCHEMA = '''
 CREATE TABLE gpkg_data_columns (table_name TEXT NOT NULL, column_name TEXT NOT NULL, name TEXT, title TEXT,
     description TEXT, mime_type TEXT, constraint_name TEXT, CONSTRAINT pk_gdc PRIMARY KEY (table_name, column_name),
     CONSTRAINT gdc_tn UNIQUE (table_name, name));
 CREATE TABLE gpkg_data_column_constraints (constraint_name TEXT NOT NULL, constraint_type TEXT NOT NULL, value TEXT,
     min NUMERIC, min_is_inclusive BOOLEAN, max NUMERIC, max_is_inclusive BOOLEAN, description TEXT,
     CONSTRAINT gdcc_ntv UNIQUE (constraint_name, constraint_type, value));
+CREATE TABLE IF NOT EXISTS gpkg_extensions (table_name TEXT, column_name TEXT, extension_name TEXT NOT NULL,
+    definition TEXT NOT NULL, scope TEXT NOT NULL, CONSTRAINT ge_tce UNIQUE (table_name, column_name, extension_name));
+'''
+_EXTENSION = '''
+INSERT INTO gpkg_extensions (table_name, extension_name, definition, scope)
+VALUES (?, 'gpkg_schema', 'http://www.geopackage.org/spec121/#extension_schema', 'read-write')'''
+
+def add_schema(
+    db, # Open connection of sqlite3 to a GeoPackage without it
+):
+    "Add the empty tables that say what columns mean (OGC GeoPackage 1.2.1, annex F.9, extension Schema)"
+    db.executescript(_SCHEMA)
+    db.executemany(_EXTENSION, [['gpkg_data_columns'], ['gpkg_data_column_constraints']])
+
+_STYLES = '''
+CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, f_table_catalog TEXT(256),
+    f_table_schema TEXT(256), f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT,
+    styleSLD TEXT, useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30), update_time DATETIME);
 '''
 _STYLE = '''
 INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName, styleQML,
@@ -200,18 +215,15 @@ SELECT 'layer_styles', 'attributes', 'layer_styles', last_change FROM gpkg_conte
 _COLUMN = '''
 INSERT INTO gpkg_data_columns (table_name, column_name, name, description)
 SELECT table_name, o.name, ?, ? FROM gpkg_geometry_columns, pragma_table_info(table_name) AS o WHERE o.name=?'''
-_EXTENSION = '''
-INSERT INTO gpkg_extensions (table_name, extension_name, definition, scope)
-VALUES (?, 'gpkg_schema', 'http://www.geopackage.org/spec121/#extension_schema', 'read-write')'''
 
 def _dress(path, style, fields):
     "Give a GeoPackage with one layer its style, and say what its columns mean"
     with closing(sqlite3.connect(path)) as db, db:
-        db.executescript(_TABLES)
+        add_schema(db)
+        db.executescript(_STYLES)
         db.execute(_STYLE, [style])
         db.execute(_CONTENTS)
         db.executemany(_COLUMN, [(*o, name) for name,o in fields.items()])
-        db.executemany(_EXTENSION, [['gpkg_data_columns'], ['gpkg_data_column_constraints']])
 
 # %% ../nbs/12c_styles.ipynb #57e10028
 def _describe(path, fields):

@@ -22,6 +22,7 @@ from .bands import *
 from .raster import *
 from .maps import class_names, in_one_piece
 from .styles import FIELDS, RAMP, class_colour, ramp_rgba
+from .viz import round_length
 
 # %% ../nbs/16d_webmap.ipynb #3eb00008
 def _opened(o):
@@ -100,11 +101,6 @@ def _layer(opened, crs, most_pixels, most_polygons):
     return _polygon_layer(*opened, crs, most_polygons) if is_table else _raster_layer(*opened, crs, most_pixels)
 
 # %% ../nbs/16d_webmap.ipynb #3eb00017
-def _round_length(metres):
-    "The largest of 1, 2, 5, 10 … that is not longer"
-    ten = 10.**np.floor(np.log10(metres))
-    return ten*max(k for k in (1, 2, 5) if k*ten<=metres)
-
 def _north(crs, at):
     "Direction of true north at a place, a vector of length 1 on the map"
     (lon,), (lat,) = transform(crs, 'EPSG:4326', [at[0]], [at[1]])
@@ -117,8 +113,7 @@ def _draw_scale(ax, crs):
     from matplotlib.patheffects import withStroke
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     wide, high, rim = right-left, top-bottom, [withStroke(linewidth=5, foreground='w')]
-    length = _round_length(wide/4)
-    text = f'{length/1000:g} km' if length>=1000 else f'{length:g} m'
+    length, text = round_length(wide/4)
     ax.plot([left+.04*wide, left+.04*wide+length], [bottom+.05*high]*2, 'k', lw=3, path_effects=rim)
     ax.text(left+.04*wide+length/2, bottom+.07*high, text, ha='center', va='bottom', fontsize=8, path_effects=rim)
     foot = np.array([left+.94*wide, bottom+.05*high])
