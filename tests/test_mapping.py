@@ -95,7 +95,7 @@ def test_polygons_are_those_of_the_whole_map(folder, tmp_path):
     "GDAL outlines the mosaic of a zone at once; where no border of the area is near, these are our polygons"
     found = run(folder, tmp_path/'bright', by_hand(Bright), gpd.read_file(folder/'places.gpkg').iloc[:1])
     with rasterio.open(*found.mosaics) as f:
-        assert f.descriptions==('class','probability') and f.nodata==255 and not {'scene','dates'} & {*f.tags()}
+        assert f.descriptions==('class','probability') and f.nodata==255 and not {'scene','date','dates'} & {*f.tags()}
         x, step = f.read(), f.scales[1]
         patches = [shape(o) for o,_ in shapes(x[0], x[0]==1, transform=f.transform)]
         theirs = gpd.GeoDataFrame(geometry=patches, crs=f.crs)
