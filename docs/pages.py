@@ -174,8 +174,8 @@ def api_index(nbs, names):
 ENTRIES = """\
 Entry points: `minec2f.chips.load_index` (a dataset folder), `minec2f.splits.site_split`, `minec2f.data.mine_dls`,
 `minec2f.learner.teacher_learner` and `c2f_learner` (training in two stages), `minec2f.bundle.load_bundle`,
-`minec2f.predict.predict_scene`, `minec2f.refine.refine_polygons`, `minec2f.area.sample_design` and
-`area_estimate` (hectares with an interval)."""
+`minec2f.predict.predict_scene`, `minec2f.refine.refine_polygons`, `minec2f.sampling.sample_design` and
+`minec2f.area.area_estimate` (hectares with an interval)."""
 
 def llms_page(nbs, names):
     "https://llmstxt.org: what it is and where to read on"

@@ -13,7 +13,8 @@ import numpy as np, pandas as pd
 
 from .core import *
 from .raster import *
-from .area import area_estimate, read_design
+from .area import area_estimate
+from .sampling import read_design
 from .bundle import read_card
 from .maps import in_one_piece, is_map
 from .modelcard import found_in, number_in, training_places

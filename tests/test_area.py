@@ -8,7 +8,8 @@ from rasterio.transform import from_origin
 from scipy import ndimage, optimize, stats
 from shapely import MultiPoint, Point, box
 
-from minec2f import area
+from minec2f import estimate
+from minec2f import strata as strata_module
 from minec2f.area import area_estimate, area_paragraph, map_strata, read_design, sample_design, sample_size
 from minec2f.core import BandError, CRSError, GridError, MineC2FError, OptionError, RasterError, SampleError, WriteError
 from minec2f.raster import Grid, layer_ha, write_raster
@@ -109,13 +110,13 @@ def test_odds_limits_solve_their_equation():
     z = stats.norm.ppf(.975)
     for _ in range(20):
         k = rng.integers(5, 40, 3)
-        points = area._Points(np.arange(3).repeat(k), np.ones(k.sum()), rng.uniform(1, 50, 3), np.full(3, np.inf))
+        points = estimate._Points(np.arange(3).repeat(k), np.ones(k.sum()), rng.uniform(1, 50, 3), np.full(3, np.inf))
         x = rng.random(k.sum())<.5
         y = x & (rng.random(k.sum())<.6)
-        low, high = area._odds_limits(points, y.astype(float), x.astype(float), z)
-        c, c_less, c_more = area._parts(points, y.astype(float), z)
-        m, m_less, m_more = area._parts(points, (x&~y).astype(float), z)
-        r = area._correlation(points, y.astype(float), (x&~y).astype(float))
+        low, high = estimate._odds_limits(points, y.astype(float), x.astype(float), z)
+        c, c_less, c_more = estimate._parts(points, y.astype(float), z)
+        m, m_less, m_more = estimate._parts(points, (x&~y).astype(float), z)
+        r = estimate._correlation(points, y.astype(float), (x&~y).astype(float))
         def off(o, dc, dm, sign): return sign*(c-o*m) - np.sqrt(dc**2 + (o*dm)**2 - 2*r*o*dc*dm)
         assert -1<=r<=0 and low<=c/(c+m)<=high
         lowest = optimize.brentq(off, 0, c/m, args=(c_less, m_more, 1))
@@ -174,12 +175,12 @@ def test_pixels_of_unequal_size(tmp_path):
 
 @pytest.mark.parametrize('side', [17, 64, 1024])
 def test_each_pixel_has_its_chance_wherever_windows_end(mapped, tmp_path, monkeypatch, side):
-    monkeypatch.setattr(area, '_SIDE', side)
-    strata = map_strata(mapped, rim_m=60)
+    monkeypatch.setattr(strata_module, '_SIDE', side)
+    found = map_strata(mapped, rim_m=60)
     near = ndimage.distance_transform_edt(CLASSES!=1, sampling=10)<=60
     code = np.select([CLASSES==255, CLASSES==1, near], [-1, 1, 2], 0)
-    assert strata['stratum'].tolist()==['background','mine','rim']
-    assert strata['pixels'].tolist()==[(code==o).sum() for o in (0, 1, 2)]
+    assert found['stratum'].tolist()==['background','mine','rim']
+    assert found['pixels'].tolist()==[(code==o).sum() for o in (0, 1, 2)]
     points = sample_design(mapped, 900, tmp_path/'s.gpkg', rim_m=60, allocation='equal')
     row, col = places(points).T
     assert points['id'].is_unique and points['stratum'].value_counts().eq(300).all()
