@@ -527,7 +527,7 @@ def map_area(
     dates:str,               # 'YYYY-MM-DD/YYYY-MM-DD'
     out:str|Path,            # Folder to write; one that such a call has begun is gone on with
     product:str='sentinel2', # Key in `PRODUCTS`
-    composite:str='least_cloudy', # As in `StacReader`
+    composite:str='filled', # As in `StacReader`
     scene_cloud:float=.5,    # As in `StacReader`
     max_passes:int=6,        # As in `StacReader`
     resampling:str='bilinear', # As in `StacReader`

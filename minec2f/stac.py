@@ -302,7 +302,7 @@ def _check_dates(dates):
         if last<first: raise ValueError('the first day lies after the last one')
     except ValueError as e: raise OptionError(f'dates={dates!r} makes no sense: {e}.') from None
 
-_COMPOSITES = 'least_cloudy', 'median'
+_COMPOSITES = 'least_cloudy', 'filled', 'median'
 
 @dataclass(frozen=True)
 class StacReader:
@@ -311,7 +311,7 @@ class StacReader:
     dates:str                  # 'YYYY-MM-DD/YYYY-MM-DD'
     product:str='sentinel2'    # Key in `PRODUCTS`
     bands:tuple=('B02','B03','B04','B08') # Names of the sensor's bands
-    composite:str='least_cloudy' # Or 'median'
+    composite:str='least_cloudy' # Or 'filled', or 'median'
     scene_cloud:float=.5       # Scenes with more cloud than this are not looked at, 0-1
     window_cloud:float=.1      # Greatest share of the window under cloud, 0-1
     max_passes:int=6           # How many passes are looked at
@@ -404,20 +404,24 @@ def _pixels(self:StacReader, sight, geobox): # (C,h,w) uint16 of one pass
 
 @patch
 def _origin(self:StacReader, used, hidden): # For the index
-    items = [o for sight in used for k,o in enumerate(sight.items) if (sight.pick==k).any()]
+    items = [o for sight in used for k,o in enumerate(sight.items) if ((sight.pick==k) & sight.seen).any()]
     days = sorted({o.datetime.strftime('%Y-%m-%d') for o in items})
     return dict(sensor=self.product, scenes=';'.join(o.id for o in items), cloud=round(float(hidden), 4),
                 dates=';'.join(days))
 
 @patch
-def _view(self:StacReader, sights, geobox): # (Observation, share under cloud)
-    seen = np.any([o.seen for o in sights], 0)    # (h,w)
-    clear = np.any([o.clear for o in sights], 0)
+def _observation(self:StacReader, x, seen, clear, used, geobox): # (Observation, share under cloud)
     hidden = _hidden(seen, clear)
+    origin = self._origin(used, hidden)
+    return Observation(x, (x>0).all(0), clear, _grid_of(geobox), list(self.bands), 0, origin), hidden
+
+@patch
+def _view(self:StacReader, sights, geobox): # (Observation, share under cloud)
     if len(sights)==1: x = self._pixels(sights[0], geobox)
     else: x = median_composite(np.stack([self._pixels(o, geobox)*o.clear for o in sights]))
-    valid = (x>0).all(0)
-    return Observation(x, valid, clear, _grid_of(geobox), list(self.bands), 0, self._origin(sights, hidden)), hidden
+    seen = np.any([o.seen for o in sights], 0)    # (h,w)
+    clear = np.any([o.clear for o in sights], 0)
+    return self._observation(x, seen, clear, sights, geobox)
 
 # %% ../nbs/04a_stac.ipynb #af3bc092
 def _in_the_way(seen, cloudy):
@@ -438,6 +442,24 @@ def _least_cloudy(self:StacReader, passes, geobox): # (Observation or None, shar
     return seen, _in_the_way(seen, cloudy)
 
 @patch
+def _filled(self:StacReader, passes, geobox): # Likewise
+    sights = sorted((self._sight(o, geobox) for o in passes), key=lambda o: -o.clear.mean())
+    x, used = np.zeros((len(self.bands), *geobox.shape), np.uint16), []
+    def fill(sight, of): # (h,w) bool
+        part = replace(sight, seen=of & (x==0).any(0))
+        if not part.seen.any(): return
+        x[:, part.seen] = self._pixels(part, geobox)[:, part.seen]
+        used.append(part)
+    for o in sights: fill(o, o.clear)
+    clear = (x>0).all(0)
+    for o in sights: fill(o, o.seen)  # a cloud, where nothing else is to be seen
+    return self._observation(x, np.any([o.seen for o in sights], 0), clear, used, geobox)
+
+@patch
+def _median(self:StacReader, passes, geobox): # Likewise
+    return self._view([self._sight(o, geobox) for o in passes], geobox)
+
+@patch
 def _own_zone_first(self:StacReader, items, task): # Pixels that need not be resampled are preferred
     def is_elsewhere(o):
         with fault_of(o): return native_geobox(o, self._keys(o)).crs.epsg!=task['epsg']
@@ -449,8 +471,7 @@ def _observe(self:StacReader, task, passes): # One image of the passes
         for o in items: self._check_assets(o)
     passes = [self._own_zone_first(o, task) for o in passes]
     geobox = self._window(passes[0][0], task)
-    if self.composite=='median': seen, hidden = self._view([self._sight(o, geobox) for o in passes], geobox)
-    else: seen, hidden = self._least_cloudy(passes, geobox)
+    seen, hidden = getattr(self, f'_{self.composite}')(passes, geobox)
     if hidden>self.window_cloud:
         raise SceneError(f"{task['id']}: cloudy: of {len(passes)} pass(es) in {self.dates}, {hidden:.0%} of the window "
                          f"stays under cloud (window_cloud={self.window_cloud:.0%}); widen the dates, or allow more.")
