@@ -31,6 +31,7 @@ from .build import check_run, run_tasks
 from .stac import StacReader
 from .bundle import bundle_members, load_bundle
 from .maps import MAP_BANDS, NODATA, PROBABILITY_STEPS, cut_at_180, simplified, write_map
+from .styles import class_outlines, outline_style, write_layer
 from .predict import Scene, Tiling, check_tiling, map_rows, map_tags, predict_pixels
 
 # %% ../nbs/13c_mapping.ipynb #ma000005
@@ -506,12 +507,13 @@ def _ask(cost, yes):
 # %% ../nbs/13c_mapping.ipynb #ma000046
 AreaMap = namedtuple('AreaMap', 'folder polygons tiles mosaics errors')
 
-def _results(built, plan, tags, min_area_ha, simplify_m):
+def _results(built, plan, classes, tags, min_area_ha, simplify_m):
     "Write what is made of all tiles"
     out = built.folder
     tiles = tile_table(plan.tiles, built.index, built.errors, plan.reach)
     polygons = area_polygons(built.index, out, plan.ground, min_area_ha, simplify_m)
-    for o in ('mines.parquet', 'mines.gpkg'): write_polygons(polygons, out/o)
+    style = outline_style(class_outlines(classes))
+    for o in ('mines.parquet', 'mines.gpkg'): write_layer(polygons, out/o, style)
     write_polygons(tiles, out/'tiles.geojson')
     paths = (out/'tiles'/(built.index['id']+'.tif')).groupby(built.index['epsg'])
     mosaics = [write_mosaic(list(o), out/'mosaics'/f'{epsg}.vrt', tags) for epsg,o in paths]
@@ -571,4 +573,4 @@ def map_area(
     gpus = 0 if str(device).startswith('cpu') else 1
     built = run_tasks(plan.tiles, make, out, card, list(read.problems), workers, progress=progress, kind=TILES,
                       gpus=gpus, **run)
-    return _results(built, plan, how, min_area_ha, simplify_m)
+    return _results(built, plan, members[0].classes[1:], how, min_area_ha, simplify_m)

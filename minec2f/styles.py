@@ -169,6 +169,7 @@ FIELDS = {
     'pixels': Field('pixels', 'of the map, inside'),
     'scene': Field('scene', 'image that was mapped'),
     'date': Field('date', 'day of the image, as it or its name says'),
+    'dates': Field('dates', 'days of the images that were combined'),
     'model': Field('model', "fingerprint of the model's weights; of several, one each"),
     'area_before_ha': Field('area before (ha)', 'hectares of the coarse outline, on the ellipsoid'),
     'area_after_ha': Field('area after (ha)', 'hectares of the outline that is here, on the ellipsoid'),
