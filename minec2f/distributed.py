@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['join_processes', 'part_of', 'whole', 'share', 'average', 'Shared', 'sharing']
 
-# %% ../nbs/08b_distributed.ipynb #7dac9e6e
+# %% ../nbs/08b_distributed.ipynb #66ade21f
 import os
 from contextlib import contextmanager
 
@@ -19,7 +19,7 @@ from torch import distributed as dist
 from .core import *
 from .training import loaders_of, random_states, set_random_states, unwrapped
 
-# %% ../nbs/08b_distributed.ipynb #dc7e57bb
+# %% ../nbs/08b_distributed.ipynb #2c156815
 def join_processes(
     backend:str=None, # Of torch.distributed; NCCL where there are GPUs, else Gloo, where None
 )->int: # Number of this process, from 0; raises `OptionError` where there are more processes than GPUs
@@ -35,7 +35,7 @@ def join_processes(
     together.rank, together.size, together.wait = dist.get_rank(), dist.get_world_size(), dist.barrier
     return together.rank
 
-# %% ../nbs/08b_distributed.ipynb #8b0f9eac
+# %% ../nbs/08b_distributed.ipynb #43301628
 class _Joined(torch.autograd.Function):
     @staticmethod
     def forward(ctx, part):
@@ -61,7 +61,7 @@ def whole(
     if _Pass.windows is None: return x
     return _Joined.apply(x.as_subclass(Tensor).contiguous()).as_subclass(type(x))
 
-# %% ../nbs/08b_distributed.ipynb #ba56d315
+# %% ../nbs/08b_distributed.ipynb #d34e99b5
 def _begin(net, args):
     batch, *others = args
     _Pass.windows = len(batch) if len(batch)%together.size==0 else None  # what cannot be shared, all compute
@@ -89,7 +89,7 @@ def share(
             hooks += [o.register_forward_pre_hook(_for_all), o.register_forward_hook(_of_mine)]
     return hooks
 
-# %% ../nbs/08b_distributed.ipynb #b7b860b9
+# %% ../nbs/08b_distributed.ipynb #9ee8426b
 @torch.no_grad()
 def average(
     tensors:list, # The same shapes in every process; changed
@@ -104,27 +104,30 @@ def average(
 
 class Shared(Callback):
     "The networks' work on every batch is shared by all processes"
-    order = -100            # first: what others ask of the network after a loop is theirs alone
+    order = 3000            # when a method has set up what it shares
     remove_on_fetch = True  # fastai's word for: not while predictions are fetched beside a training
     hooks = ()
-    def share(self):
+    def before_train(self):
         method = vars(self.learn).get('method')
         networks = method.networks if method else [unwrapped(self.model)]
         self.hooks = [hook for net in networks for hook in share(net)]
+    def before_validate(self): self.before_train()
     def release(self):
         for o in self.hooks: o.remove()
         self.hooks, _Pass.windows = (), None
-    def before_train(self): self.share()
-    def after_train(self): self.release()
-    def before_validate(self): self.share()
-    def after_validate(self): self.release()
 
-    def after_backward(self): average([p.grad for p in self.model.parameters() if p.grad is not None])
-    def after_step(self):
+    def after_backward(self):
         norms = [o for o in self.model.modules() if isinstance(o, nn.modules.batchnorm._BatchNorm) and o.training]
+        average([p.grad for p in self.model.parameters() if p.grad is not None])
         average([b for o in norms if o.track_running_stats for b in (o.running_mean, o.running_var)])
 
-# %% ../nbs/08b_distributed.ipynb #7ba75997
+class _Ended(Callback):
+    "What others ask of the network after a loop is theirs alone"
+    order,remove_on_fetch = -100,True
+    def after_train(self): self.shared.release()
+    def after_validate(self): self.shared.release()
+
+# %% ../nbs/08b_distributed.ipynb #e6bc9bba
 def _check_shareable(learn, configuration):
     if num_distrib()>1 and together.size==1:
         raise TrainingError(f'{num_distrib()} processes were started (WORLD_SIZE), and each would train on its own; '
@@ -169,5 +172,5 @@ def sharing(
     shared = Shared()
     quiet = [learn.no_bar(), learn.no_logging()] if together.rank else []
     try:
-        with ContextManagers([*quiet, learn.added_cbs(shared)]): yield
+        with ContextManagers([*quiet, learn.added_cbs([shared, _Ended()])]): yield
     finally: shared.release()

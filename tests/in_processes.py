@@ -30,18 +30,24 @@ def new_teacher(coarse, **kwargs):
 def found(learn):
     "All that a training leaves: losses of each step, scores of each epoch, weights"
     terms = {k: torch.stack(v) for k,v in learn.loss_terms.history.items()}
-    scores = torch.tensor([[o for o in row if o is not None] for row in learn.recorder.values])
+    scores = torch.tensor([[torch.nan if o is None else o for o in row] for row in learn.recorder.values])
     return dict(terms=terms, scores=scores, weights=plain(learn.model).state_dict())
 
 def train(learn, checkpoint=None, epochs=2):
     with learn.no_bar(), learn.no_logging(): learn.fit_poly(epochs, seed=0, checkpoint=checkpoint)
     return found(learn)
 
-def main(data, out, *methods):
+def main(
+    data,     # Folder of chips
+    out,      # Where results go
+    *methods, # Names
+):
     join_processes()
     coarse, fine = loaders(data)
     teacher = new_teacher(coarse)
     write_training(Path(out)/'teacher.safetensors', train(teacher, Path(out)/'checkpoint'))
+    again = train(new_teacher(coarse), Path(out)/'checkpoint')  # it is finished, and every process finds it
+    assert all(torch.equal(v, again['weights'][k]) for k,v in teacher.model.state_dict().items())
     for name in methods:
         learn = c2f_learner(fine, teacher, name, coarse, lr=1e-3, bn='frozen', **OPTIONS.get(name, {}))
         write_training(Path(out)/f'{name}.safetensors', train(learn))
