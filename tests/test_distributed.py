@@ -1,4 +1,4 @@
-"Several processes that share every batch learn what one process learns; started by the launchers that people use"
+"Several processes that share every batch learn what one process learns"
 import os, subprocess, sys
 
 import pytest, rasterio, torch
@@ -11,8 +11,8 @@ from minec2f.training import read_training
 METHODS = ['finetune', 'minec2f', 'minec2f+']
 TORCHRUN = ['-m', 'torch.distributed.run', '--nproc-per-node', '2']
 
-def launched(repo, launcher, *args):
-    command = [sys.executable, '-W', 'ignore', *launcher, repo/'tests'/'in_processes.py', *args]
+def launched(repo, *args):
+    command = [sys.executable, '-W', 'ignore', *TORCHRUN, repo/'tests'/'in_processes.py', *args]
     env = os.environ | dict(PYTHONPATH=str(repo), OMP_NUM_THREADS='1')
     return subprocess.run(list(map(str, command)), env=env, capture_output=True, text=True)
 
@@ -28,15 +28,20 @@ def data(tmp_path_factory):
     return folder
 
 def test_two_processes_learn_what_one_learns(repo, data, tmp_path):
-    "Losses of all steps, scores of all epochs and weights, to 1e-5, with dropout, augmentation and uneven labels"
-    done = launched(repo, TORCHRUN, data, tmp_path/'two', *METHODS)
+    """With dropout, augmentation and uneven labels: losses of all steps, scores of all epochs, and weights
+
+    Adam makes a step of every gradient, also of one that is rounding noise, so single weights may differ by more than
+    losses do; a wrong gradient would move most of them by the learning rate, 1e-3."""
+    done = launched(repo, data, tmp_path/'two', *METHODS)
     assert done.returncode==0, done.stderr[-3000:]
     in_processes.main(data, tmp_path/'one', *METHODS)
     for name in ('teacher', *METHODS):
         one, two = (read_training(tmp_path/o/f'{name}.safetensors') for o in ('one','two'))
         assert one['terms'].keys()==two['terms'].keys() and len(one['terms']['ce'])>=4
         for k,v in one['terms'].items(): assert torch.allclose(v, two['terms'][k], rtol=1e-4, atol=1e-5), (name, k)
-        for k,v in one['weights'].items(): assert torch.allclose(v, two['weights'][k], atol=1e-5), (name, k)
+        for k,v in one['weights'].items():
+            gap = (v.double()-two['weights'][k].double()).abs()
+            assert gap.mean()<2e-6 and gap.max()<1e-4, (name, k)
         assert torch.allclose(one['scores'], two['scores'], atol=1e-3, equal_nan=True), name
     assert sorted(o.name for o in (tmp_path/'two').iterdir())==sorted(o.name for o in (tmp_path/'one').iterdir())
 
