@@ -14,7 +14,7 @@ TEST_ENV := OMP_NUM_THREADS=1
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --resolution $(RESOLUTION) \
-		$(addprefix --constraint ,$(CONSTRAINTS)) --editable '.[dev,stac,ray,weights,onnx,view,report]'
+		$(addprefix --constraint ,$(CONSTRAINTS)) --editable '.[dev,stac,ray,weights,onnx,view,report,distributed]'
 	touch $@
 
 # Jupyter only for those who ask for it

@@ -9,7 +9,7 @@ here = Path(__file__).parent
 parser = ConfigParser(delimiters=['='])
 parser.read(here/'settings.ini', encoding='utf-8')
 cfg = parser['DEFAULT']
-extras = 'dev', 'lab', 'docs', 'stac', 'ray', 'weights', 'onnx', 'view', 'report', 'terratorch'
+extras = 'dev', 'lab', 'docs', 'stac', 'ray', 'weights', 'onnx', 'view', 'report', 'distributed', 'terratorch'
 
 class WithNotebooks(build_py):
     "The notebooks that are commands (13f_cli) go into the package"

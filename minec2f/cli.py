@@ -6,7 +6,7 @@
 __all__ = ['COMMANDS', 'notebook_path', 'command_parser', 'main']
 
 # %% ../nbs/13f_cli.ipynb #ba72f2e5
-import argparse, ast, sys
+import argparse, ast, os, sys
 from functools import cache
 from pathlib import Path
 
@@ -55,12 +55,17 @@ def command_parser(
 def _run(name, args): # Exit status
     import papermill
     from papermill.exceptions import PapermillExecutionError
+    if name!='train' and int(os.environ.get('WORLD_SIZE', 1))>1:
+        raise OptionError(f'minec2f {name} works in one process, and a launcher has started several (WORLD_SIZE); '
+                          'start it without a launcher.')
+    is_first = int(os.environ.get('RANK', 0))==0
     given = vars(command_parser(name).parse_args(args))
     usual = ast.literal_eval(_parameters(name)['out']['default'])
     out = given.get('out') or usual or f'runs/{name}'
     kept = Path(given.pop('notebook') or f'{out}.ipynb')
     kept.parent.mkdir(parents=True, exist_ok=True)
-    try: papermill.execute_notebook(notebook_path(name), kept, given, stdout_file=sys.stdout, progress_bar=False)
+    place, said = (kept, sys.stdout) if is_first else (None, None)
+    try: papermill.execute_notebook(notebook_path(name), place, given, stdout_file=said, progress_bar=False)
     except PapermillExecutionError as e:
         print(f'{e.ename}: {e.evalue}\n\n{kept} shows where.', file=sys.stderr)
         return 1
@@ -81,3 +86,7 @@ def main(
     commands.add_parser('methods', help='list the methods of the second stage')
     known, rest = parser.parse_known_args(args)
     return _run(known.command, rest) if known.command in COMMANDS else _methods() or 0
+
+# %% ../nbs/13f_cli.ipynb #5ab07cba
+#| eval: false
+if __name__=='__main__': sys.exit(main())

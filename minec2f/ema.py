@@ -49,6 +49,8 @@ class Averaged(Method):
         super().before_fit()
         self.ema = EMA(self.network, self.decay)
     def after_step(self): self.ema.update(self.network)
+    @property
+    def networks(self): return [*super().networks, self.ema.model]
 
     def averaged(self,
         x:torch.Tensor, # (B,C,H,W) images

@@ -29,6 +29,7 @@ from plum import dispatch
 
 from .core import *
 from .data import MultiSpectral, show_results, spec_differences, spec_to_dict
+from .distributed import sharing
 from .losses import SegLoss
 from .method import *
 from .methods.attentive import AttentiveDistillation
@@ -128,7 +129,8 @@ class MineLearner(Learner):
         "fastai's, with `StepSeeds`; however it ends, nothing of it stays on the networks"
         self.started = time.time()
         try:
-            with self.added_cbs(StepSeeds(seed)): super().fit(*args, **kwargs)
+            with sharing(self, lambda: configuration(self)), self.added_cbs(StepSeeds(seed)):
+                super().fit(*args, **kwargs)
         except BaseException:
             if self.opt: self.opt.zero_grad()
             raise
@@ -157,6 +159,12 @@ class MineLearner(Learner):
         times = f'{_clock(each)} each, {_clock(left)} left'
         print(f'{self.title}: epoch {epoch+1:3}/{self.n_epoch}  {row}  {times}', flush=True)
 
+    def to_detach(self, b, cpu=True, gather=True): return super().to_detach(b, cpu, gather=False)  # all have the whole
+    def to_distributed(self, *args, **kwargs):
+        raise OptionError(
+            "fastai's distributed training averages the losses of parts of a batch, which are not that of the batch; "
+            'call join_processes(), from minec2f.distributed, at the beginning of the program, and train as in one '
+            'process.')
     def tta(self, *args, **kwargs):
         raise OptionError(
             'learn.tta averages the predictions of turned windows without turning them back; use learn.get_preds for '

@@ -175,6 +175,8 @@ class Method(TrainingCallback):
     @property
     def network(self): return unwrapped(self.model) # the student itself, whatever torch has wrapped around it
     @property
+    def networks(self): return [self.network, self.teacher] # that see batches, whose work processes can share
+    @property
     def loaders(self): return [self.coarse_dls] if self.coarse_dls else [] # that it draws from beside the Learner's
 
 # %% ../nbs/09c_method.ipynb #23398e91

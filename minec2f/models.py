@@ -30,6 +30,7 @@ from segmentation_models_pytorch.encoders import encoders as _OF_SMP, get_encode
 from .core import *
 from .bands import common_name
 from .attention import CBAM, GATES, NoGate, attention_gate
+from .distributed import whole
 from .training import unwrapped
 
 # %% ../nbs/09_models.ipynb #efc5bfb5
@@ -319,7 +320,7 @@ class FeatureTaps:
             self.hooks.append(module.register_forward_hook(self._reader(name, read)))
 
     def _reader(self, name, read):
-        def hook(module, args, output): self.features[name] = read(output)
+        def hook(module, args, output): self.features[name] = whole(read(output))
         return hook
 
     def remove(self):

@@ -140,7 +140,7 @@ MISTYPED = dict(
     gate='soft', kd_schedule='cosine', feature_attention='cbam', prediction_attention='reliabilty', lambda_f=-1,
     tau=float('nan'), a_ce=-.5, lr='fast', student_epochs=0, size=50, table='no_such.csv', layer='no_such_layer',
     bands='B04,B99', band_names=8, scene='no_such_folder', min_area_ha=-2,
-    mapper='finetun', tta='false', calibrate='no', fix='yes')
+    mapper='finetun', tracker='tensorbord', tta='false', calibrate='no', fix='yes')
 
 @pytest.mark.parametrize('name', MISTYPED)
 def test_mistyped_is_refused_before_training(repo, default, tmp_path, monkeypatch, name):

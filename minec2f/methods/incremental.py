@@ -13,6 +13,7 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 
 from ..core import *
+from ..distributed import whole
 from ..method import *
 from .distill import distillation, full_precision, soft_cross_entropy
 from .gradcam import GradTaps, attention_loss, grad_cam
@@ -82,7 +83,7 @@ class LwFTwoHead(LwF):
         self.check_readable()
         self.hooks = [*self.hooks, self.network.net.head.register_forward_pre_hook(self._read)]
 
-    def _read(self, head, args): self.head_input = args[0]
+    def _read(self, head, args): self.head_input = whole(args[0])
     def answer(self): return self.old_logits
     def observe(self):
         super().observe()
