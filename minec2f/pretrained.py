@@ -6,7 +6,7 @@
 __all__ = ['LAYOUTS', 'read_state', 'stand_ins', 'adapt_first_conv', 'PretrainedWeights', 'pretrained_weights', 'LoadReport',
            'load_published', 'Rescale', 'rescale_for']
 
-# %% ../nbs/08b_pretrained.ipynb #97d7f1ce
+# %% ../nbs/08b_pretrained.ipynb #68fe278a
 import argparse, re, tomllib
 from collections import Counter
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from torch import nn, Tensor
 from .core import *
 from .bands import *
 
-# %% ../nbs/08b_pretrained.ipynb #05adc9fa
+# %% ../nbs/08b_pretrained.ipynb #31d2712a
 def _read_file(path): # Whatever it holds
     if path.suffix.lower()!='.safetensors':
         with torch.serialization.safe_globals([argparse.Namespace]): # DINO's command line, beside its weights
@@ -52,7 +52,7 @@ def read_state(
         raise WeightsError(f'{path} cannot be read as named tensors ({str(e)[:200]}); '
                            'give a state dict, as .safetensors or .pth.') from e
 
-# %% ../nbs/08b_pretrained.ipynb #a16a9abc
+# %% ../nbs/08b_pretrained.ipynb #212b49cd
 def _distance(a, b): # µm between two bands; inf where one is in no table
     x, y = wavelength(a), wavelength(b)
     return np.inf if x is None or y is None else abs(x-y)
@@ -72,7 +72,7 @@ def stand_ins(
                         "as 'nir' or 'swir16'.")
     return list(near.values())
 
-# %% ../nbs/08b_pretrained.ipynb #98f1fd86
+# %% ../nbs/08b_pretrained.ipynb #220eb159
 def adapt_first_conv(
     weight:Tensor,    # (O,K,k,k) filters for the bands `known`
     bands:list,       # C band names
@@ -88,7 +88,7 @@ def adapt_first_conv(
     other = weight.mean(1) if how=='mean' else torch.zeros_like(weight[:,0])
     return torch.stack([own.get(common_name(o), other) for o in bands], 1)
 
-# %% ../nbs/08b_pretrained.ipynb #ab7b9a48
+# %% ../nbs/08b_pretrained.ipynb #f7b867ec
 def _one_each(o, n): return np.broadcast_to(np.asarray(o, float), n)
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class PretrainedWeights:
         std = _one_each(self.std, n)*self.scale
         return BandStats(bands, 1, mean[at], std[at]**2)
 
-# %% ../nbs/08b_pretrained.ipynb #2849606e
+# %% ../nbs/08b_pretrained.ipynb #27ab34a2
 _L1C = ('B01','B02','B03','B04','B05','B06','B07','B08','B8A','B09','B10','B11','B12')
 _SSL4EO_MEAN = (1605.6, 1390.8, 1314.9, 1363.5, 1549.4, 2091.7, 2371.7, 2299.9, 2560.3, 830.1, 22.1, 2177.1, 1524.1)
 _SSL4EO_STD = (786.8, 850.3, 875.1, 1138.8, 1122.2, 1161.6, 1274.4, 1248.4, 1345.5, 577.3, 51.2, 1336.1, 1136.5)
@@ -152,7 +152,7 @@ LAYOUTS = dict( # name -> what the files of a family have in common
     satlas_rgb = _SATLAS | dict(bands=('B04','B03','B02'), std=.3558),
     plain = dict()) # the encoder's own names: torchgeo, timm
 
-# %% ../nbs/08b_pretrained.ipynb #ce742c6f
+# %% ../nbs/08b_pretrained.ipynb #c68489e9
 _FIELDS = [o.name for o in fields(PretrainedWeights) if o.name!='path']
 
 def _read_card(path): # Named values; raises `WeightsError`
@@ -184,7 +184,7 @@ def pretrained_weights(
     beside = [o for o in (path.with_suffix('.json'), path.with_suffix('.toml')) if o!=path and o.is_file()]
     return _completed(_read_card(beside[0]), path, beside[0]) if beside else None
 
-# %% ../nbs/08b_pretrained.ipynb #f07107c4
+# %% ../nbs/08b_pretrained.ipynb #071d04dd
 class LoadReport(NamedTuple):
     "What became of a file's weights"
     loaded:list    # Names in the encoder
@@ -212,7 +212,7 @@ def _check_found(wanted, state, weights, name):
                        f"holds {first_few(state)}. Ask for the encoder that it is of, or correct encoder, inside and "
                        "prefix in its card.")
 
-# %% ../nbs/08b_pretrained.ipynb #05ef0053
+# %% ../nbs/08b_pretrained.ipynb #df957013
 def _filters(state, key, weights, bands):
     n, found = len(weights.bands), state[key].shape
     if len(found)!=4 or found[1]!=n:
@@ -239,7 +239,7 @@ def load_published(
     left_over = [k for k in state if k not in ours] + others
     return LoadReport(loaded, see if list(bands)!=list(weights.bands) else [], left_over)
 
-# %% ../nbs/08b_pretrained.ipynb #f753ae8e
+# %% ../nbs/08b_pretrained.ipynb #b8d62cd3
 class Rescale(nn.Module):
     "From reflectance as our loaders normalise it to what pretrained filters know"
     def __init__(self,

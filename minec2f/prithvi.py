@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from .core import *
 from .bands import *
-from .models import AttentiveFPN, read_state, register_arch
+from .models import AttentiveFPN, register_arch
+from .pretrained import read_state
 
 # %% ../nbs/09b_prithvi.ipynb #00641c37
 PRITHVI_BANDS = ('blue', 'green', 'red', 'nir08', 'swir16', 'swir22')
