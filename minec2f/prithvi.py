@@ -135,21 +135,25 @@ def load_prithvi(
 
 # %% ../nbs/09b_prithvi.ipynb #68e06766
 class PyramidNeck(nn.Module):
-    "Four maps of stride 16 to strides 4, 8, 16 and 32"
+    "Four maps of one stride to strides 4, 8, 16 and 32"
     def __init__(self,
-        width:int, # Channels of each map
+        width:int,     # Channels of each map
+        stride:int=16, # Of each map, px: 16 or 8
     ):
         super().__init__()
         half, quarter = width//2, width//4
-        self.out_channels = [quarter, half, width, width]
-        self.up4 = nn.Sequential(nn.ConvTranspose2d(width, half, 2, 2), nn.BatchNorm2d(half), nn.GELU(),
-                                 nn.ConvTranspose2d(half, quarter, 2, 2))
+        self.stride = stride
+        self.out_channels = [quarter, half, width, width] if stride==16 else [half, width, width, width]
+        if stride==16:
+            self.up4 = nn.Sequential(nn.ConvTranspose2d(width, half, 2, 2), nn.BatchNorm2d(half), nn.GELU(),
+                                     nn.ConvTranspose2d(half, quarter, 2, 2))
         self.up2 = nn.ConvTranspose2d(width, half, 2, 2)
         self.down = nn.MaxPool2d(2)
 
     def forward(self, maps):
         a, b, c, d = maps
-        return self.up4(a), self.up2(b), c, self.down(d)
+        if self.stride==16: return self.up4(a), self.up2(b), c, self.down(d)
+        return self.up2(a), b, self.down(c), self.down(self.down(d))
 
 # %% ../nbs/09b_prithvi.ipynb #ee2613cc
 def prithvi_fpn(
