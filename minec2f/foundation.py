@@ -6,7 +6,7 @@
 __all__ = ['SWINS', 'TERRATORCH_BANDS', 'as_map', 'quarters', 'FoundationEncoder', 'TimmTokens', 'timm_encoder', 'SwinMaps',
            'swin_encoder', 'DofaTokens', 'torchgeo_encoder', 'terratorch_encoder']
 
-# %% ../nbs/09f_foundation.ipynb #cedf84a0
+# %% ../nbs/09f_foundation.ipynb #1074db45
 import timm, torch
 from torch import nn, Tensor
 from torch.nn import functional as F
@@ -16,7 +16,7 @@ from .bands import *
 from .encoders import register_encoders
 from .prithvi import PyramidNeck
 
-# %% ../nbs/09f_foundation.ipynb #0ef0a8f0
+# %% ../nbs/09f_foundation.ipynb #74959e96
 def as_map(
     output:Tensor, # (B,N,D) tokens, the last rows*columns of them of patches; or (B,D,h,w)
     rows:int,      # Of patches
@@ -33,7 +33,7 @@ def quarters(
     n = len(outputs)
     return [outputs[max(n*k//4-1, 0)] for k in (1,2,3,4)]
 
-# %% ../nbs/09f_foundation.ipynb #631120dc
+# %% ../nbs/09f_foundation.ipynb #345ca5c2
 class FoundationEncoder(nn.Module):
     "A network that gives tokens or maps, as encoder with features at strides 2 to 32"
     def __init__(self,
@@ -69,7 +69,7 @@ class FoundationEncoder(nn.Module):
     )->list: # Six features
         return [x, x[:,:0,::2,::2], *self.neck(self.maps(x))]
 
-# %% ../nbs/09f_foundation.ipynb #84734649
+# %% ../nbs/09f_foundation.ipynb #0b96b4a0
 class TimmTokens(nn.Module):
     "Four maps of a vision transformer of timm"
     def __init__(self,
@@ -96,7 +96,7 @@ def timm_encoder(
 
 register_encoders('timm', timm_encoder)
 
-# %% ../nbs/09f_foundation.ipynb #7d591f6a
+# %% ../nbs/09f_foundation.ipynb #f87640ee
 class SwinMaps(nn.Module):
     "Maps of a Swin of torchvision at strides 4, 8, 16 and 32"
     def __init__(self,
@@ -128,7 +128,7 @@ def swin_encoder(
 
 register_encoders('torchvision', swin_encoder)
 
-# %% ../nbs/09f_foundation.ipynb #d5a4af73
+# %% ../nbs/09f_foundation.ipynb #307092d7
 def _library(name, of): # The module; raises `OptionError`
     from importlib import import_module
     try: return import_module(of)
@@ -158,7 +158,7 @@ class DofaTokens(nn.Module):
     def forward(self, x):
         rows, columns = (o//self.model.patch_size for o in x.shape[-2:])
         tokens, _ = self.model.patch_embed(x, self.wavelengths)                  # (B,N,D)
-        cls = (self.model.cls_token + self.model.pos_embed[:,:1]).expand(len(x), -1, -1)
+        cls = (self.model.cls_token + self.model.pos_embed[:,:1]).expand(x.shape[0], -1, -1)
         x = torch.cat([cls, tokens+self.positions(rows, columns)], 1)
         outputs = []
         for block in self.model.blocks:
@@ -166,7 +166,7 @@ class DofaTokens(nn.Module):
             outputs.append(x)
         return outputs
 
-# %% ../nbs/09f_foundation.ipynb #b6390c14
+# %% ../nbs/09f_foundation.ipynb #1d5dafe7
 def torchgeo_encoder(
     name:str,   # Of a DOFA in torchgeo
     bands:list, # C band names
@@ -188,7 +188,7 @@ TERRATORCH_BANDS = dict( # common name -> terratorch's
     rededge078='RED_EDGE_3', nir='NIR_BROAD', nir08='NIR_NARROW', nir09='WATER_VAPOR', cirrus='CIRRUS', swir16='SWIR_1',
     swir22='SWIR_2')
 
-# %% ../nbs/09f_foundation.ipynb #590b5bd2
+# %% ../nbs/09f_foundation.ipynb #ee5a3484
 @torch.no_grad()
 def _patch_of(body, channels): # px: the finest grid that its tokens for 64x64 px can be; 16 where it gives maps
     last = list(body.eval()(torch.zeros(1, channels, 64, 64)))[-1]

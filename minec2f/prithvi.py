@@ -89,7 +89,7 @@ class PrithviEncoder(VisionTransformer):
         x = self.patch_embed(x)                           # (B,h,w,width)
         h, w = x.shape[1:3]
         patches = (x+self.positions(h, w)).flatten(1, 2)  # (B,h*w,width)
-        cls = self.cls_token.expand(len(x), -1, -1)       # (B,1,width)
+        cls = self.cls_token.expand(x.shape[0], -1, -1)  # (B,1,width)
         x = torch.cat([cls, patches], 1)                  # (B,1+h*w,width)
         maps = []
         for i,block in enumerate(self.blocks):
