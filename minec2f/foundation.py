@@ -6,7 +6,7 @@
 __all__ = ['SWINS', 'TERRATORCH_BANDS', 'as_map', 'quarters', 'FoundationEncoder', 'TimmTokens', 'timm_encoder', 'SwinMaps',
            'swin_encoder', 'DofaTokens', 'torchgeo_encoder', 'terratorch_encoder']
 
-# %% ../nbs/09f_foundation.ipynb #1074db45
+# %% ../nbs/09f_foundation.ipynb #b5e95f1f
 import timm, torch
 from torch import nn, Tensor
 from torch.nn import functional as F
@@ -16,7 +16,7 @@ from .bands import *
 from .encoders import register_encoders
 from .prithvi import PyramidNeck
 
-# %% ../nbs/09f_foundation.ipynb #74959e96
+# %% ../nbs/09f_foundation.ipynb #34522e56
 def as_map(
     output:Tensor, # (B,N,D) tokens, the last rows*columns of them of patches; or (B,D,h,w)
     rows:int,      # Of patches
@@ -33,7 +33,7 @@ def quarters(
     n = len(outputs)
     return [outputs[max(n*k//4-1, 0)] for k in (1,2,3,4)]
 
-# %% ../nbs/09f_foundation.ipynb #345ca5c2
+# %% ../nbs/09f_foundation.ipynb #044302dc
 class FoundationEncoder(nn.Module):
     "A network that gives tokens or maps, as encoder with features at strides 2 to 32"
     def __init__(self,
@@ -41,9 +41,10 @@ class FoundationEncoder(nn.Module):
         channels:int,    # C, bands of the input
         patch:int=16,    # Side of a token's patch, px
         sees_image=(),   # Names of the body's filters with one channel for each band
+        size:int=None,   # Side of the only image it takes, px; any multiple of 32 where None
     ): # Raises `WeightsError` for a body of other strides
         super().__init__()
-        self.body, self.patch, self.sees_image = body, patch, list(sees_image)
+        self.body, self.patch, self.sees_image, self.size = body, patch, list(sees_image), size
         with torch.no_grad(): maps = self.eval().maps(torch.zeros(1, channels, 64, 64))
         strides, widths = [64//o.shape[-1] for o in maps], [o.shape[1] for o in maps]
         alike = len({*strides})==len({*widths})==1
@@ -59,17 +60,20 @@ class FoundationEncoder(nn.Module):
     def maps(self, x):
         "Four maps (B,D,h,w)"
         h, w = x.shape[-2:]
-        if 32%self.patch: # one patch for 16 px
-            x = F.interpolate(x, (h//16*self.patch, w//16*self.patch), mode='bilinear', antialias=True)
-        rows, columns = (o//self.patch for o in x.shape[-2:])
-        return [as_map(o, rows, columns) for o in quarters(list(self.body(x)))]
+        stride = self.patch if 32%self.patch==0 else 16
+        grid = h//stride, w//stride
+        rows, columns = [self.size//self.patch]*2 if self.size else grid
+        seen = rows*self.patch, columns*self.patch
+        if self.size or 32%self.patch: x = F.interpolate(x, seen, mode='bilinear', antialias=True)
+        maps = [as_map(o, rows, columns) for o in quarters(list(self.body(x)))]
+        return [F.interpolate(o, grid, mode='bilinear') for o in maps] if self.size else maps
 
     def forward(self,
         x:Tensor, # (B,C,H,W), H and W multiples of 32
     )->list: # Six features
         return [x, x[:,:0,::2,::2], *self.neck(self.maps(x))]
 
-# %% ../nbs/09f_foundation.ipynb #0b96b4a0
+# %% ../nbs/09f_foundation.ipynb #6a0fdaba
 class TimmTokens(nn.Module):
     "Four maps of a vision transformer of timm"
     def __init__(self,
@@ -96,7 +100,7 @@ def timm_encoder(
 
 register_encoders('timm', timm_encoder)
 
-# %% ../nbs/09f_foundation.ipynb #f87640ee
+# %% ../nbs/09f_foundation.ipynb #4817af60
 class SwinMaps(nn.Module):
     "Maps of a Swin of torchvision at strides 4, 8, 16 and 32"
     def __init__(self,
@@ -128,7 +132,7 @@ def swin_encoder(
 
 register_encoders('torchvision', swin_encoder)
 
-# %% ../nbs/09f_foundation.ipynb #307092d7
+# %% ../nbs/09f_foundation.ipynb #0249d274
 def _library(name, of): # The module; raises `OptionError`
     from importlib import import_module
     try: return import_module(of)
@@ -166,7 +170,7 @@ class DofaTokens(nn.Module):
             outputs.append(x)
         return outputs
 
-# %% ../nbs/09f_foundation.ipynb #1d5dafe7
+# %% ../nbs/09f_foundation.ipynb #8ff473ac
 def torchgeo_encoder(
     name:str,   # Of a DOFA in torchgeo
     bands:list, # C band names
@@ -188,11 +192,16 @@ TERRATORCH_BANDS = dict( # common name -> terratorch's
     rededge078='RED_EDGE_3', nir='NIR_BROAD', nir08='NIR_NARROW', nir09='WATER_VAPOR', cirrus='CIRRUS', swir16='SWIR_1',
     swir22='SWIR_2')
 
-# %% ../nbs/09f_foundation.ipynb #ee5a3484
+# %% ../nbs/09f_foundation.ipynb #32ee206b
 @torch.no_grad()
-def _patch_of(body, channels): # px: the finest grid that its tokens for 64x64 px can be; 16 where it gives maps
-    last = list(body.eval()(torch.zeros(1, channels, 64, 64)))[-1]
-    return next(p for p in (4, 8, 16, 32, 64) if (64//p)**2<=last.shape[1]) if last.ndim==3 else 16
+def _tried(body, channels): # (patch, size): the finest grid that its tokens can be, and the only size that it takes
+    for side in (64, 224, 256):
+        try: last = list(body.eval()(torch.zeros(1, channels, side, side)))[-1]
+        except Exception as e: said = str(e)
+        else:
+            patches = [16] if last.ndim==4 else [p for p in (4,8,14,16,32,64) if (side/p)**2<=last.shape[1]]
+            return patches[0], None if side==64 else side
+    raise WeightsError(f'{type(body).__name__} takes no image of 64, 224 or 256 px ({said[:200]}); take another.')
 
 def _terratorch_options(name, bands): # How a family is told its bands
     if name.startswith('terramind'): return dict(modalities=['S2L2A'], bands=dict(S2L2A=bands))
@@ -208,6 +217,7 @@ def terratorch_encoder(
     if name not in registry: raise OptionError(f"terratorch has no backbone {name!r}; 'terramind_v1_base' is one.")
     names = [look_up(common_name(o), TERRATORCH_BANDS, 'band', BandError) for o in bands]
     body = registry.build(name, pretrained=False, **_terratorch_options(name, names))
-    return FoundationEncoder(body, len(bands), _patch_of(body, len(bands)))
+    patch, size = _tried(body, len(bands))
+    return FoundationEncoder(body, len(bands), patch, size=size)
 
 register_encoders('terratorch', terratorch_encoder)

@@ -184,12 +184,13 @@ def test_a_bundle_that_lies_about_the_step_is_refused(tmp_path):
 
 # --- Other libraries, by fakes of their interfaces --------------------------------------------------------------------
 class Tokens(nn.Module):
-    "Tokens of `depth` blocks, `front` of no patch; terratorch 1.2.13's TerraMind has 0 (16 px), Clay v1 1 (8 px)"
-    def __init__(self, channels, patch, front, depth=12, width=16):
+    "Tokens of `depth` blocks, `front` of no patch; terratorch 1.2.13's TerraMind: 0, of 16 px; Clay v1: 1, of 8 px"
+    def __init__(self, channels, patch, front, only=None, depth=12, width=16):
         super().__init__()
         self.proj = nn.Conv2d(channels, width, patch, patch)
-        self.front, self.depth = nn.Parameter(torch.randn(1, front, width)), depth
+        self.front, self.depth, self.only = nn.Parameter(torch.randn(1, front, width)), depth, only
     def forward(self, x, **kwargs):
+        if self.only and x.shape[-2:]!=(self.only,)*2: raise RuntimeError(f'an image of {self.only} px was expected')
         patches = self.proj(x).flatten(2).mT
         tokens = torch.cat([self.front.expand(x.shape[0], -1, -1), patches], 1)
         return [tokens*(k+1) for k in range(self.depth)]
@@ -197,7 +198,7 @@ class Tokens(nn.Module):
 class Registry:
     "terratorch's `BACKBONE_REGISTRY`: names, and `build`"
     def __init__(self): self.asked = {}
-    names = dict(terramind_v1_base=(16, 0), clay_v1_base=(8, 1), prithvi_eo_v2_300=(16, 1))
+    names = dict(terramind_v1_base=(16, 0), clay_v1_base=(8, 1, 256), prithvi_eo_v2_300=(16, 1))
     def __contains__(self, name): return name in self.names
     def build(self, name, pretrained, **options):
         self.asked[name] = options
@@ -254,7 +255,7 @@ def test_libraries_are_told_bands_in_their_words(libraries):
     assert net.encoder.body.wavelengths.tolist()==pytest.approx([.6646,.5598,.4924,.8647,1.6137])
 
 def test_tokens_lie_where_their_patch_does(libraries):
-    for name,patch in (('terratorch:clay_v1_base', 8), ('terratorch:terramind_v1_base', 16), (NAMES[3], 16)):
+    for name,patch in (('terratorch:prithvi_eo_v2_300', 16), ('terratorch:terramind_v1_base', 16), (NAMES[3], 16)):
         encoder = mine_model(BANDS, encoder=name, pyramid=64, segmentation=32).encoder.eval()
         x = torch.zeros(1,5,96,64)
         with torch.no_grad():
@@ -268,6 +269,7 @@ def test_absent_and_unknown_are_said(libraries, monkeypatch):
         with pytest.raises(OptionError, match=what): mine_model(BANDS, encoder=name)
     for name,what in (('terratorch:clay_v1_base', 'known are coastal'), (NAMES[3], 'wavelengths')):
         with pytest.raises(BandError, match=what): mine_model(['B04','VV'], encoder=name)
+    with pytest.raises(OptionError, match='timm has no model'): mine_model(BANDS, encoder='timm:hf-hub:someone/model')
     monkeypatch.setitem(sys.modules, 'torchgeo.models', None)
     with pytest.raises(OptionError, match='pip install torchgeo'): mine_model(BANDS, encoder=NAMES[3])
 
