@@ -30,6 +30,7 @@ def _read_file(path): # Whatever it holds
     return load_file(path)
 
 def _within(found, inside): # The first of `inside` that holds named values, else all
+    if isinstance(inside, str): inside = [inside]
     held = [found[o] for o in inside if isinstance(found, Mapping) and isinstance(found.get(o), Mapping)]
     return held[0] if held else found
 
@@ -115,8 +116,12 @@ class PretrainedWeights:
             try: values = _one_each(getattr(self, name), len(names))
             except (TypeError, ValueError): self._refuse(name, f'one number, or {len(names)}')
             if not (np.isfinite(values) & (values>least)).all(): self._refuse(name, f'finite and above {least:g}')
-        ordered = self.clip is None or len(self.clip)==2 and self.clip[0]<self.clip[1]
-        if not ordered: self._refuse('clip', 'null or two numbers, the lower first')
+        if not (isinstance(self.encoder, str) and self.encoder): self._refuse('encoder', 'a name')
+        try: low, high = map(float, (0, 1) if self.clip is None else self.clip)
+        except (TypeError, ValueError): low, high = 0, 0
+        if not low<high: self._refuse('clip', 'null or two numbers, the lower first')
+        try: re.compile(self.prefix)
+        except (TypeError, re.error): self._refuse('prefix', 'a regular expression')
 
     def _refuse(self, name, expected):
         found = str(getattr(self, name))[:200]
