@@ -53,7 +53,7 @@ class OnDisk:
     )->np.ndarray: # Not to be written to
         "The array, made once for each version of the files"
         if not os.path.exists(files[0]): return make()
-        path = self.folder/f'{fingerprint([__version__, key, [_version(o) for o in files]])}.npy'
+        path = self.folder/f'{fingerprint([__version__, str(key), [_version(o) for o in files]])}.npy'
         try: return np.asarray(np.lib.format.open_memmap(path, mode='r'))
         except (OSError, ValueError, EOFError): pass  # it is not there, or was cut off
         array = make()
