@@ -11,7 +11,7 @@ import os, unicodedata, warnings
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np, pandas as pd
+import numpy as np, pandas as pd, rasterio
 from affine import Affine
 from rasterio import features
 from rasterio.enums import ColorInterp
@@ -159,7 +159,7 @@ def read_index(
 def _rasters_by_name(folder):
     "Name without its ending -> rasters of that name in a folder"
     found = {}
-    for path in sorted(folder.rglob('*')):
+    for path in sorted(folder.rglob('*'), key=str):
         if path.suffix.lower() not in RASTER_SUFFIXES: continue
         name = path.relative_to(folder).with_suffix('').as_posix()
         found.setdefault(_composed(name), []).append(path)
@@ -170,8 +170,9 @@ def _stay_inside(path, folder, homes, what):
     "The path of a file that somebody named, or a link may have moved; raises `DatasetError` where it leads elsewhere"
     path = folder/path
     if not os.path.exists(path): raise DatasetError(f'{what}: {path} does not exist; add the file, or correct the row.')
-    if any(path.resolve().is_relative_to(o) for o in homes): return str(path)
-    raise DatasetError(f'{what}: {path} leads out of the folder ({path.resolve()}); put the file into {folder}. A link '
+    real = path.resolve()
+    if any(real.is_relative_to(o) for o in homes): return str(path)
+    raise DatasetError(f'{what}: {path} leads out of the folder ({real}); put the file into {folder}. A link '
                        'to a whole folder images/ or masks/ is followed.')
 
 def chip_files(
@@ -314,12 +315,14 @@ def _check_place(row, place):
 # %% ../nbs/03_chips.ipynb #0ff7f715
 def _look_at_all(index, min_side):
     "Index with places as the images say, and row -> grid of its image"
-    grids = {k: _look(path, min_side) for k,path in index['image'].items()}
-    places = {k: _place(index['image'][k], grid) for k,grid in grids.items()}
-    for k,row in index.iterrows():
-        if row['mask']: _check_mask(row, grids[k])
-        _check_place(row, places[k])
-    return index.assign(**pd.DataFrame([*places.values()], index.index)), grids
+    rows = index.to_dict('records')
+    with rasterio.Env(): # one for all: GDAL would set up another for each file
+        grids = [_look(row['image'], min_side) for row in rows]
+        places = [_place(row['image'], grid) for row,grid in zip(rows, grids)]
+        for row,grid,place in zip(rows, grids, places):
+            if row['mask']: _check_mask(row, grid)
+            _check_place(row, place)
+    return index.assign(**pd.DataFrame(places, index.index)), dict(zip(index.index, grids))
 
 # %% ../nbs/03_chips.ipynb #999818ed
 @lru_cache

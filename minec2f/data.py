@@ -11,6 +11,7 @@ __all__ = ['InputSpec', 'spec_to_dict', 'spec_from_dict', 'spec_differences', 'r
 # %% ../nbs/05_data.ipynb #cc8d9229
 import math, warnings
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from inspect import signature
 from numbers import Integral, Real
 from pathlib import Path
@@ -27,6 +28,7 @@ from plum import dispatch
 from .core import *
 from .bands import *
 from .raster import *
+from .cache import array_cache, label_parts, raster_parts
 from .chips import DOMAINS, UNLABELLED, check_labels, read_label
 from .splits import assert_no_leak
 
@@ -165,6 +167,12 @@ def reading_spec(
 # %% ../nbs/05_data.ipynb #a8d394fb
 _POSSIBLE = -.5, 20. # reflectance of a single pixel: noise may be negative, and a mirror glares in the sun
 
+def _decoded(kept, spec, band_names, path, read):
+    "(C,H,W) reflectance of a whole chip, from a cache where there is one; `read` is `spec.read` with what it needs"
+    if kept is None: return read(path)[0]
+    meaning = [spec.bands, spec.scale, spec.offset, spec.trust_files, band_names]
+    return kept.get(['image', *meaning], raster_parts(path), lambda: read(path)[0])
+
 def _check_extremes(x, path):
     "Refuse a number that no surface reflects among others that are as they should be"
     low, high = np.nanmin(x), np.nanmax(x)
@@ -191,15 +199,18 @@ def band_stats(
     scale:float=None,     # As in `reading_spec`
     offset:float=None,    # As in `reading_spec`
     band_names:list=None, # What the files' layers are, where they do not say
+    cache=False,          # As in `mine_dls`; afterwards it holds what was read
 )->BandStats: # Raises `RasterError` for a chip without a valid pixel, or with numbers that cannot be reflectance
     "Compute the statistics of the training images"
     rows = index[index['split']=='train'] if 'split' in index else index
     spec = reading_spec(bands, scale, offset)
+    kept = array_cache(cache)
     stats = BandStats(bands)
     odd = []
     for path in rows['image']:
         said = spec.radiometry_of(path, band_names)[:2]
-        x, _, _ = spec.read(path, None, band_names, *said)
+        read = partial(spec.read, band_names=band_names, scale=said[0], offset=said[1])
+        x = _decoded(kept, spec, band_names, path, read)
         odd += _oddities(x, path, said)
         stats.add(x)
     if odd:
@@ -294,22 +305,22 @@ class ReadImage(Transform):
     def __init__(self,
         spec:InputSpec,       # What the model sees
         band_names:list=None, # What the files' layers are, where they do not say
-        cache:bool=False,     # Keep whole chips in memory?
+        cache=False,          # As in `mine_dls`: keep whole chips?
     ):
         self.spec = spec
         self.band_names = band_names
         self.meaning = {}                 # path -> (scale, offset)
-        self.kept = {} if cache else None # path -> (C,H,W) reflectance of the whole chip
+        self.kept = array_cache(cache)
 
     def read(self, path, window=None):
         if path not in self.meaning: self.meaning[path] = self.spec.radiometry_of(path, self.band_names)[:2]
-        return self.spec.read(path, window, self.band_names, *self.meaning[path])[0]
+        return self.spec.read(path, window, self.band_names, *self.meaning[path])
 
     def window(self, item):
         path, (rows,cols) = item['image'], item['window']
-        if self.kept is None: return self.read(path, item['window'])
-        if path not in self.kept: self.kept[path] = self.read(path)
-        return self.kept[path][:, slice(*rows), slice(*cols)]
+        if self.kept is None: return self.read(path, item['window'])[0]
+        x = _decoded(self.kept, self.spec, self.band_names, path, self.read)
+        return x[:, slice(*rows), slice(*cols)].copy() # what is kept must not change
 
     def encodes(self, o:dict): return MultiSpectral(torch.from_numpy(self.window(o)), bands=self.spec.bands)
 
@@ -318,10 +329,10 @@ class ReadLabel(Transform):
     "Reads the label of the window of an item"
     def __init__(self,
         spec:InputSpec,   # What the model sees, and the classes
-        cache:bool=False, # Keep labels in memory, window by window?
+        cache=False,      # As in `mine_dls`: keep labels, window by window?
     ):
         self.spec = spec
-        self.kept = {} if cache else None # (id, window) -> (h,w) label
+        self.kept = array_cache(cache)
 
     def read(self, item):
         needs_grid = item['polygons'] or not item['mask']
@@ -330,9 +341,8 @@ class ReadLabel(Transform):
 
     def window(self, item):
         if self.kept is None: return self.read(item)
-        key = item['id'], item['window']
-        if key not in self.kept: self.kept[key] = self.read(item)
-        return self.kept[key]
+        drawn = item['window'], len(self.spec.classes), item.get('layer'), bool(item.get('fix'))
+        return self.kept.get(['label', *drawn], label_parts(item), lambda: self.read(item)).copy()
 
     def encodes(self, o:dict): return TensorMask(torch.from_numpy(self.window(o)).long())
 
@@ -438,7 +448,7 @@ def mine_block(
     band_names:list=None, # What the files' layers are, where they do not say
     augment:bool=True,    # Symmetries and band jitter in training?
     jitter:dict=None,     # Arguments of `BandJitter`
-    cache:bool=False,     # Keep decoded chips and labels in memory?
+    cache=False,          # As in `mine_dls`
     shift:bool=True,      # `CyclicShift` among the augmentation?
 )->DataBlock:
     "DataBlock that turns `chip_items` into image and label"
@@ -517,12 +527,12 @@ def _check_fits(rows, spec, scale, offset, band_names, n=8):
     what = f'{min(n, len(paths))} training images of {len(paths)}, first {paths.iloc[0]}'
     check_values(stats.mean, what, spec.scale, spec.offset, spec.stats, hint=f'{_SAY_SO}.')
 
-def _spec_for(rows, bands, spec, scale, offset, classes, band_names):
+def _spec_for(rows, bands, spec, scale, offset, classes, band_names, cache=False):
     "What a network sees: as `spec` says, or else as the training images are"
     if spec is not None:
         _check_fits(rows, spec, scale, offset, band_names)
         return spec
-    stats = band_stats(rows, bands, scale, offset, band_names)
+    stats = band_stats(rows, bands, scale, offset, band_names, cache)
     return replace(reading_spec(bands, scale, offset, classes), stats=stats, res=resolution(rows))
 
 # %% ../nbs/05_data.ipynb #eb278afa
@@ -555,7 +565,7 @@ def mine_dls(
     augment:bool=True,    # Augment training windows?
     jitter:dict=None,     # Arguments of `BandJitter`
     workers:int=0,        # Worker processes for reading
-    cache:bool=False,     # Keep decoded chips and labels in memory? (for workers=0)
+    cache=False,          # Keep decoded chips and labels? True: in memory (for workers=0), or the name of a folder
     device=None,          # Where batches go; fastai's default where None
     buffer_km:float=None, # Distance that the split must keep; None: the one it was made with, else 10
     shift:bool=True,      # Let training windows of small chips begin anywhere, as `CyclicShift` does? (with `augment`)
@@ -563,10 +573,11 @@ def mine_dls(
     "fastai loaders of the train and valid windows of one domain"
     _check_loading(domain, size, bs, workers, jitter)
     _check_meaning(bands, spec, classes)
+    cache = array_cache(cache)
     rows = _rows_of(index, domain, buffer_km)
     check_resolution(rows, spec and spec.res)
     check_labels(rows, len(spec.classes if spec else classes), every=True)
-    spec = replace(_spec_for(rows, bands, spec, scale, offset, classes, band_names), size=size)
+    spec = replace(_spec_for(rows, bands, spec, scale, offset, classes, band_names, cache), size=size)
     items = chip_items(rows, size)
     bs = min(int(bs), sum(o['split']=='train' for o in items))
     block = mine_block(spec, band_names, augment, jitter, cache, shift)

@@ -13,7 +13,7 @@ __all__ = ['RASTER_SUFFIXES', 'GDAL_CACHE', 'VECTOR_FORMATS', 'Grid', 'pixel_win
 # %% ../nbs/01_raster.ipynb #9c4cdf44
 import json, os, re, warnings
 from collections.abc import Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -77,6 +77,7 @@ def pixel_window(
 # %% ../nbs/01_raster.ipynb #903877ed
 def _difference(a, b):
     "In what two grids differ; None where they are the same"
+    if a==b: return None
     if a.shape!=b.shape: return f'sizes {a.shape} and {b.shape}'
     if a.crs!=b.crs: return f'CRS {a.crs} and {b.crs}'
     shift = (~a.transform*b.transform)[:6]  # from the pixels of one to those of the other
@@ -97,20 +98,20 @@ def check_same_grid(
 # %% ../nbs/01_raster.ipynb #e45a7de9
 _TRUE_TO_GROUND = .005 # where a projection differs from the ground by less than this share, its own number stands
 
-def _centre_lonlat(grid, dx, dy): # (lon, lat) of the centre, moved by so many columns and rows
-    x, y = grid.transform*(grid.width/2+dx, grid.height/2+dy)
-    lon, lat = transform(grid.crs, 'EPSG:4326', [x], [y])
-    return lon[0], lat[0]
+def _edges(grid):
+    "lon, lat in the middle of the upper, left, lower and right edge of the pixel at the grid's centre"
+    middle = grid.width/2, grid.height/2
+    at = [grid.transform*np.add(middle, o) for o in ((0,-.5), (-.5,0), (0,.5), (.5,0))] # (4,2) on the map
+    return transform(grid.crs, 'EPSG:4326', *zip(*at))
 
 def _size_on_ground(grid):
     "(height, width) of the pixel at the grid's centre, metres; NaN where it has no longitude and latitude"
     from pyproj import Geod
-    geod = Geod(ellps='WGS84')
-    def length(dx, dy): return geod.inv(*_centre_lonlat(grid, -dx, -dy), *_centre_lonlat(grid, dx, dy))[2]
-    try: return length(0, .5), length(.5, 0)
+    try: lon, lat = _edges(grid)
     except Exception as e:
         if not of_library(e): raise
         return np.nan, np.nan
+    return tuple(Geod(ellps='WGS84').inv(lon[:2], lat[:2], lon[2:], lat[2:])[2])
 
 def metres_per_pixel(
     grid:Grid, # A grid
@@ -193,6 +194,11 @@ def refuse_links(
                     'you trust it.')
 
 # %% ../nbs/01_raster.ipynb #013f0835
+def _looking(path):
+    "GDAL asks for the files that may belong to a local raster (.aux.xml, .msk) by name; it need not list the folder"
+    is_said = is_remote(path) or rasterio.env.get_gdal_config('GDAL_DISABLE_READDIR_ON_OPEN') is not None
+    return nullcontext() if is_said else rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN='TRUE')
+
 @contextmanager
 def open_raster(
     path, # Path of a raster, a URL, or GDAL's name of one (/vsi…)
@@ -202,7 +208,7 @@ def open_raster(
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', NotGeoreferencedWarning)
         try:
-            with rasterio.open(path) as src: yield src
+            with _looking(path), rasterio.open(path) as src: yield src
         except Exception as e:
             if not (of_library(e) or isinstance(e, (UnicodeDecodeError, MemoryError, OverflowError))): raise
             said = str(e) or type(e).__name__
@@ -260,18 +266,21 @@ def _said_names(src, names=None):
     alpha_is_left_out = len(names)+len(hidden)==src.count and said[-1:]==hidden
     return [*names, *hidden] if alpha_is_left_out else list(names)
 
-def raster_bands(
-    path,            # Path of a raster
-    names:list=None, # Its band names in order, where the file does not say; transparency at the end needs none
-)->list: # Band names; raises `BandError` where nobody says, or the count is wrong
-    "Band names of a raster"
-    with open_raster(path) as src: found, n = _said_names(src, names), src.count
+def _known_names(src, path, names):
+    found, n = _said_names(src, names), src.count
     if names is None and not all(found):
         raise BandError(f'{path} has {n} band(s) without names (band descriptions); name them in order with '
                         'band_names=[…].')
     if len(found)!=n:
         raise BandError(f'{path} has {n} band(s), but {len(names)} names were given: {", ".join(map(str, names))}.')
     return found
+
+def raster_bands(
+    path,            # Path of a raster
+    names:list=None, # Its band names in order, where the file does not say; transparency at the end needs none
+)->list: # Band names; raises `BandError` where nobody says, or the count is wrong
+    "Band names of a raster"
+    with open_raster(path) as src: return _known_names(src, path, names)
 
 # %% ../nbs/01_raster.ipynb #1817a1f9
 def _differs(band, value): # (h,w) pixels of a band -> (h,w) bool; a float32 band holds 0.1 as float32
@@ -320,8 +329,8 @@ def _check_memory(src, numbers, win, path):
         raise RasterError(f'{path} would need {need/2**30:.3g} GB of memory ({size}), more than there is; read it by '
                           'windows, or check whether the file is damaged.')
 
-def _positions(path, bands, band_names): # Of `bands` in a file; None where all are wanted
-    return None if bands is None else band_positions(raster_bands(path, band_names), bands, Path(path).name)
+def _positions(src, path, bands, band_names): # Of `bands` in an open file; None where all are wanted
+    return None if bands is None else band_positions(_known_names(src, path, band_names), bands, Path(path).name)
 
 def read_chip(
     path,                # Path of a raster, or its address
@@ -331,8 +340,8 @@ def read_chip(
     nodata:float=None,   # Value that means "no data", beside what the file says
 )->tuple: # (x, valid, grid): (C,h,w) in the file's dtype, (h,w) bool, the window's `Grid`
     "Read the pixels of a raster, which of them are valid, and where they lie"
-    wanted = _positions(path, bands, band_names)
     with open_raster(path) as src:
+        wanted = _positions(src, path, bands, band_names)
         win = _window(src, window)
         visible = [k for k,o in enumerate(_said_names(src, band_names), 1) if not _is_alpha(o)]
         numbers = (visible or list(src.indexes)) if wanted is None else [k+1 for k in wanted]
@@ -363,8 +372,8 @@ def file_radiometry(
     band_names:list=None,# What the file's layers are, where it does not say
 )->tuple: # (scale, offset), each (C,); None where the file does not say
     "What the numbers of a file mean, as its bands' scale and offset say"
-    wanted = _positions(path, bands, band_names)
     with open_raster(path) as src:
+        wanted = _positions(src, path, bands, band_names)
         scale, offset = np.array(src.scales, float), np.array(src.offsets, float)
     if wanted is not None: scale, offset = scale[wanted], offset[wanted]
     says_nothing = (scale==1).all() and (offset==0).all()

@@ -54,6 +54,27 @@ def _near_pairs(places, buffer_km):
     gap = np.linalg.norm(xyz[i]-xyz[j], axis=1)-reach[i]-reach[j]                                    # (k,) km
     return candidates[gap<=buffer_km]
 
+# %% ../nbs/03a_splits.ipynb #5d628a32
+def _size_classes(reach):
+    "Rows of the places whose reach lies between two powers of two"
+    octave = np.floor(np.log2(np.maximum(reach, 1e-3)))
+    return [np.flatnonzero(octave==o) for o in np.unique(octave)]
+
+def _have_near(places, others, buffer_km):
+    "(n,) bool: has a place any of the others within the buffer, edge to edge?"
+    at, own, xyz, reach = _xyz_km(places), _reach_km(places), _xyz_km(others), _reach_km(others)
+    near = np.zeros(len(at), bool)
+    for rows in _size_classes(reach):
+        tree, sizes = cKDTree(xyz[rows]), reach[rows]
+        nearest = tree.query(at)[0]                                              # (n,) km between centres
+        near |= nearest-sizes.min()-own<=buffer_km
+        unsure = np.flatnonzero(~near & (nearest-sizes.max()-own<=buffer_km))
+        around = tree.query_ball_point(at[unsure], buffer_km+sizes.max()+own[unsure])
+        for i,some in zip(unsure, around):
+            gap = np.linalg.norm(xyz[rows[some]]-at[i], axis=1)-sizes[some]-own[i] # (k,) km
+            near[i] = (gap<=buffer_km).any()
+    return near
+
 # %% ../nbs/03a_splits.ipynb #23b0b989
 def _first_alike(labels):
     "(n,) number of the first row with the same label"
@@ -67,8 +88,10 @@ def site_groups(
     also=(),              # More labels, (n,) each: chips with the same label belong together, too
 )->np.ndarray: # (n,) int group of each row
     "Groups of chips that must not be divided: same site, or closer than the buffer"
-    links = [_near_pairs(index, buffer_km)]                                     # (m,2) pairs of rows
-    for labels in (index['site'], *also):
+    spots = np.column_stack([_xyz_km(index), _reach_km(index)])                  # (n,4)
+    _, first, spot = np.unique(spots, axis=0, return_index=True, return_inverse=True)
+    links = [first[_near_pairs(index.iloc[first], buffer_km)]]                   # (m,2) rows of neighbours
+    for labels in (index['site'], spot.ravel(), *also):
         links.append(np.stack([_first_alike(labels), np.arange(len(index))], 1)) # (n,2)
     i, j = np.concatenate(links).T
     return linked_groups(len(index), i, j)
@@ -80,11 +103,14 @@ def assert_no_leak(
 ): # Raises `SplitError` naming the chips, `OptionError`
     "Refuse an index in which a site is in two splits or two splits come closer than the buffer"
     check_split(index)
-    split, ids = index['split'].to_numpy(), index['id'].to_numpy()
-    pairs = _near_pairs(index, buffer_km)                           # (m,2)
-    leaks = pairs[split[pairs[:,0]]!=split[pairs[:,1]]]
-    if len(leaks):
-        i, j = leaks[0]
+    check_number(buffer_km, 'buffer_km')
+    parts = [index[index['split']==o] for o in SPLITS]
+    near = pd.concat([o[_have_near(o, index[index['split']!=o['split'].iloc[0]], buffer_km)] for o in parts if len(o)])
+    if len(near):
+        split, ids = near['split'].to_numpy(), near['id'].to_numpy()
+        pairs = _near_pairs(near, buffer_km)                        # (m,2)
+        leaks = pairs[split[pairs[:,0]]!=split[pairs[:,1]]]
+        i, j = min(leaks.tolist())
         raise SplitError(f'{len(leaks)} pair(s) of chips of different splits are closer than {buffer_km:g} km, first '
                          f'{ids[i]} ({split[i]}) and {ids[j]} ({split[j]}); make the split with site_split.')
 
@@ -276,12 +302,7 @@ def is_near(
 )->np.ndarray: # (n,) bool: is the place near any of the others, edge to edge?
     "Which places lie near others"
     check_number(buffer_km, 'buffer_km')
-    at, xyz, reach = _xyz_km(places), _xyz_km(others), _reach_km(others)
-    gap = np.full(len(places), np.inf)                       # (n,) km from a centre to the edge of the nearest other
-    for size in np.unique(reach):
-        distance, _ = cKDTree(xyz[reach==size]).query(at)
-        gap = np.minimum(gap, distance-size)
-    return gap-_reach_km(places)<=buffer_km
+    return _have_near(places, others, buffer_km)
 
 def drop_near(
     table:pd.DataFrame,   # Chips, or polygons with lon, lat of their centres and reach_km

@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'check_samples', 'wasserstein', 'kde_grid', 'kde', 'overlap', 'js_divergence', 'band_shift', 'standardise',
-           'sliced_wasserstein', 'median_distance', 'kernel_matrix', 'mmd2_of', 'mmd2', 'proxy_a_distance', 'relabel',
-           'p_value', 'mmd_test', 'sliced_test']
+           'sliced_wasserstein', 'median_distance', 'kernel_matrix', 'mmd2_of', 'few_rows', 'mmd2', 'proxy_a_distance',
+           'relabel', 'p_value', 'mmd_test', 'sliced_test']
 
 # %% ../../nbs/15_shift.ipynb #f7fed82a
+import warnings
+
 import numpy as np
 from scipy import stats
 from scipy.spatial import distance
@@ -183,13 +185,30 @@ def mmd2_of(
     within_z = (zz-(1-f)@diagonal)/(m*(m-1))
     return within_x + within_z - 2*xz/(n*m)
 
+def few_rows(
+    x,             # (n,…) sample
+    z,             # (m,…) the other sample
+    most:int=2000, # Rows of each that are kept
+    seed:int=0,    # Of the choice
+)->tuple: # Both; those that are larger are drawn from, in their order
+    "Samples that are small enough to compare all pairs; says so where rows are left out"
+    check_number(most, 'most', 2, kind=int)
+    if max(len(x), len(z))<=most: return x, z
+    warnings.warn(f'{len(x):,} and {len(z):,} rows were given; at most {most:,} of each, drawn with seed {seed}, are '
+                  'compared pair by pair.', stacklevel=3)
+    rng = np.random.default_rng(seed)
+    def some(o): return np.asarray(o)[np.sort(rng.choice(len(o), most, replace=False))] if len(o)>most else o
+    return some(x), some(z)
+
 def mmd2(
     x,                   # (n,) or (n,d) sample, n>1
     z,                   # (m,) or (m,d) the other sample, m>1
     sigma:float=None,    # Width of the kernel; `median_distance` where None
     scales:tuple=(1.,),  # `SCALES` for the sum over five widths
+    **kwargs,            # `most` and `seed` of `few_rows`
 )->float: # At most 2 for one scale, about 0 for the same distribution; may be negative. Raises `DatasetError`
     "Unbiased squared maximum mean discrepancy with a Gaussian kernel (Gretton et al. 2012)"
+    x, z = few_rows(x, z, **kwargs)
     first = np.arange(len(x)+len(z))<len(x)
     return float(mmd2_of(kernel_matrix(x, z, sigma, scales), first))
 
@@ -238,10 +257,13 @@ def mmd_test(
     x,                   # (n,d) sample, one row an image
     z,                   # (m,d) the other sample
     scales:tuple=(1.,),  # As in `mmd2`
+    most:int=2000,       # Images of each that are compared, as in `few_rows`
+    seed:int=0,          # Of that choice, and of the permutations
     **kwargs,            # Of `relabel`
 )->tuple: # (squared maximum mean discrepancy, p-value)
     "`mmd2` of two samples of images, with its p-value"
-    return p_value(mmd2_of(kernel_matrix(x, z, scales=scales), relabel(len(x), len(z), **kwargs)))
+    x, z = few_rows(x, z, most, seed)
+    return p_value(mmd2_of(kernel_matrix(x, z, scales=scales), relabel(len(x), len(z), seed=seed, **kwargs)))
 
 def sliced_test(
     x,                 # (n,d) sample, one row an image
