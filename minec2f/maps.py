@@ -155,7 +155,7 @@ def write_map(
 )->Path: # `dst`; raises `WriteError`
     "Write a map as a Cloud-Optimised GeoTIFF, with what lies beside it, all or nothing"
     beside = map_sidecars(dst, bands, classes)
-    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE), atomic(dst, inputs=inputs, parts=beside) as tmp:
+    with atomic(dst, inputs=inputs, parts=beside) as tmp:
         for suffix,text in beside.items(): tmp.with_suffix(suffix).write_text(text, encoding='utf-8')
         with TemporaryDirectory(dir=tmp.parent) as work, disk_errors():
             plain, cog = Path(work)/'rows.tif', Path(work)/'map.tif'

@@ -9,6 +9,7 @@ __all__ = ['ahead', 'behind', 'piece_shape', 'Pieces']
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import product
 
 import numpy as np
 from rasterio.env import defenv, getenv, hasenv
@@ -65,26 +66,30 @@ class Pieces:
         read,        # Function of a window ((row0,row1),(col0,col1)) that gives arrays (…,h,w)
         shape:tuple, # (height, width) of the raster, px
         piece:tuple, # (rows, columns) that are read at a time, px
+        most:int,    # Rows that a window has at most
     ):
         self.read, self.shape, self.piece = read, shape, piece
-        self.kept = {}  # (row, column) of a piece -> its arrays
+        touched = 1 + -(-(most-1)//piece[0])  # rows of pieces that a window can touch
+        self.rows = min(touched*piece[0], shape[0])
+        self.arrays, self.there = None, set()  # the rows of pieces take turns; which (row, column) are there
 
-    def _piece(self, at):
-        if at not in self.kept:
-            starts = [k*side for k,side in zip(at, self.piece)]
-            self.kept[at] = self.read([(o, min(o+side, n)) for o,side,n in zip(starts, self.piece, self.shape)])
-        return self.kept[at]
-
-    def _part(self, at, window):
-        "What a piece shows of a window"
-        (top,bottom), (left,right) = ((lo-k*side, hi-k*side) for (lo,hi),k,side in zip(window, at, self.piece))
-        return [o[..., max(top,0):bottom, max(left,0):right] for o in self._piece(at)]
+    def _fetch(self, at):
+        window = [(k*side, min((k+1)*side, n)) for k,side,n in zip(at, self.piece, self.shape)]
+        (top,bottom), (left,right) = window
+        found, first = self.read(window), top%self.rows
+        if self.arrays is None:
+            self.arrays = [np.empty((*o.shape[:-2], self.rows, self.shape[1]), o.dtype) for o in found]
+        for kept,o in zip(self.arrays, found): kept[..., first:first+bottom-top, left:right] = o
+        self.there.add(at)
 
     def __call__(self,
         window:tuple, # ((row0,row1),(col0,col1)) inside the raster, not above the last one
     )->list: # Arrays (…,h,w)
         "The pixels of a window"
         rows, cols = (range(lo//side, -(-hi//side)) for (lo,hi),side in zip(window, self.piece))
-        self.kept = {at: o for at,o in self.kept.items() if at[0]>=rows[0]}
-        parts = [[self._part((i,j), window) for j in cols] for i in rows]
-        return [np.block([[o[k] for o in row] for row in parts]) for k in range(len(parts[0][0]))]
+        self.there = {at for at in self.there if at[0]>=rows[0]}
+        for at in product(rows, cols):
+            if at not in self.there: self._fetch(at)
+        (top,bottom), (left,right) = window
+        here = np.arange(top, bottom)%self.rows
+        return [o[..., here, left:right] for o in self.arrays]

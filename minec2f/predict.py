@@ -15,7 +15,7 @@ from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 
-import numpy as np, torch
+import numpy as np, rasterio, torch
 from fastcore.basics import chunked, listify
 from rasterio.warp import transform
 
@@ -303,10 +303,14 @@ def _network_input(scene, limits, dn, valid):
     _refuse_far(scene, x, limits)
     return scene.spec.normalize(x)
 
-def _said(path):
-    "Day on which an image was taken: as its tags say, or else the first one in its name, or ''; and its blocks"
-    with open_raster(path) as src: tags, of_archive, block = src.tags(), src.tags(ns='IMAGERY'), src.block_shapes[0]
-    return day_in(tags.get('date', ''), of_archive.get('ACQUISITIONDATETIME', ''), Path(path).name), block
+def _day(path):
+    "Day on which an image was taken: as its tags say, or else the first one in its name; '' where neither does"
+    with open_raster(path) as src: tags, of_archive = src.tags(), src.tags(ns='IMAGERY')
+    return day_in(tags.get('date', ''), of_archive.get('ACQUISITIONDATETIME', ''), Path(path).name)
+
+def _block(path):
+    "(rows, columns) that a file unpacks together"
+    with open_raster(path) as src: return src.block_shapes[0]
 
 @dataclass(frozen=True, eq=False) # not equal to another: a scale that is a list has no hash
 class Scene:
@@ -330,9 +334,11 @@ class Scene:
         "The network input of a window"
         return self.encode(*self.pixels(window))
 
-    def downwards(self): # Function of a window, as `read`
+    def downwards(self,
+        most:int, # Rows that a window has at most
+    ): # Function of a window, as `read`
         "`read` for windows from top to bottom; no pixel is read twice"
-        pieces = Pieces(self.pixels, self.grid.shape, piece_shape(self.block))
+        pieces = Pieces(self.pixels, self.grid.shape, piece_shape(self.block), most)
         return lambda window: self.encode(*pieces(window))
 
 def check_scene(
@@ -351,14 +357,14 @@ def check_scene(
         raise BundleError(f'the model needs bands {needed}, which the scene does not offer: {e}') from e
     _check_resolution(bundle, grid, src)
     def pixels(window): return read_chip(src, bundle.bands, window, band_names)[:2]
-    if spec is None: return Scene(src, grid, pixels, bundle.encode, None, None, 'encode', *_said(src))
+    if spec is None: return Scene(src, grid, pixels, bundle.encode, None, None, 'encode', _day(src), _block(src))
     scale, offset, said = spec.radiometry_of(src, band_names, scale, offset)
     _check_number_a_band(scale, 'scale', 1e-12, spec)
     _check_number_a_band(offset, 'offset', -1e12, spec)
     scene = _Reflectance(spec, src, band_names, scale, offset)
     limits = _check_meaning(scene)
     encode = partial(_network_input, scene, limits)
-    return Scene(src, grid, pixels, encode, scale, offset, said, *_said(src))
+    return Scene(src, grid, pixels, encode, scale, offset, said, _day(src), _block(src))
 
 # %% ../nbs/13_predict.ipynb #f83ee688
 def _check_room(need, what):
@@ -367,7 +373,7 @@ def _check_room(need, what):
         raise RasterError(f'{what} needs {need/2**30:.3g} GB of memory, more than there is; cut the image, or check '
                           'whether the file is damaged.')
 
-_SLICE = 64 # rows that are handed on together: few, for what is made of them is larger
+_SLICE = 2**18 # pixels that are handed on together: few, for what is made of them is larger
 
 def _finished_rows(bundle, read, shape, cut, progress=False):
     "(logits, valid) of all rows, from the first to the last, each as soon as no later window touches it"
@@ -377,14 +383,14 @@ def _finished_rows(bundle, read, shape, cut, progress=False):
     _check_room(4*(classes+1)*cut.size*across, f'a row of windows, {width} pixels wide,')
     band = _RowBand(classes, cut.size, across, cut.device)
     starts = window_starts(height, cut.size, cut.overlap)
-    rows = list(zip(starts, [*starts[1:], height]))
+    rows, few = list(zip(starts, [*starts[1:], height])), max(1, _SLICE//across)
     with closing(ahead(_batches(read, shape, cut))) as batches:
         for y,below in watched(rows, progress):
             for xs,x,valid in iter(partial(next, batches), None):  # the batches of this row
                 logits = _tile_logits(bundle, x, cut.device, cut.tta)  # (B,K,size,size)
                 for o in zip(xs, logits, valid.to(cut.device, non_blocking=True)): band.add(*o)
-            for top in range(0, below-y, _SLICE):
-                logits, valid = band.rows(top, min(top+_SLICE, below-y))
+            for top in range(0, below-y, few):
+                logits, valid = band.rows(top, min(top+few, below-y))
                 yield logits[..., :width], valid[..., :width]
             band.move(below-y)
 
@@ -395,7 +401,7 @@ def _check_scenes(bundle, src, *how):
 
 def _rows_of_all(bundle, scenes, cut, progress=False):
     "(logits, valid) of all rows as `_finished_rows` gives them, but (M,K,h,w) of M bundles; valid where all are"
-    runs = [_finished_rows(o, scene.downwards(), scene.grid.shape, cut, progress and scene is scenes[0])
+    runs = [_finished_rows(o, scene.downwards(cut.size), scene.grid.shape, cut, progress and scene is scenes[0])
             for o,scene in zip(bundle_members(bundle), scenes)]
     with ExitStack() as stack:
         for o in runs: stack.enter_context(closing(o))
@@ -480,6 +486,10 @@ def try_output(
     except _Tried: pass
 
 # %% ../nbs/13_predict.ipynb #8c82c9a9
+def _blocks_held(width, bands):
+    "Bytes of unpacked blocks that GDAL may hold while a map is written: two rows of them, and what is being read"
+    return 2**24 + 2*256*width*bands
+
 def predict_scene(
     bundle,               # From `load_bundle`: has `model`, `bands`, `classes`, `size` and `spec`; or a list of such
     src,                  # Path of a scene of any size, or its address
@@ -504,7 +514,8 @@ def predict_scene(
     scenes = _check_scenes(bundle, src, band_names, scale, offset)
     tags = map_tags(bundle, scenes, cut, uncertainty)
     bands = MAP_BANDS[:2] if tags['uncertainty']=='none' else MAP_BANDS
-    with closing(map_rows(bundle, scenes, cut, uncertainty, progress)) as maps:
+    gdal = rasterio.Env(GDAL_CACHEMAX=_blocks_held(scenes[0].grid.width, len(bands)))
+    with gdal, closing(map_rows(bundle, scenes, cut, uncertainty, progress)) as maps:
         return write_map(dst, maps, scenes[0].grid, bundle_members(bundle)[0].classes, tags, inputs, bands)
 
 # %% ../nbs/13_predict.ipynb #7c89c1a9
