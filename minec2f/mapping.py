@@ -232,13 +232,13 @@ def _as_scene(seen, spec):
     "What a reader shows, as a network sees it"
     common = replace(spec, scale=1e-4, offset=0.)  # of all that readers of archives give
     x = seen.x[band_positions(seen.bands, spec.bands)]
-    def read(window):
+    def pixels(window):
         part = slice(*window[0]), slice(*window[1])
-        return common.encode(x[:, *part], seen.valid[part])
+        return x[:, *part], seen.valid[part]
     first = seen.info['dates'].split(';')[0]  # of those that were combined
-    return Scene(seen.info['scenes'], seen.grid, read, common.scale, common.offset, 'archive', first)
+    return Scene(seen.info['scenes'], seen.grid, pixels, common.encode, common.scale, common.offset, 'archive', first)
 
-_NOWHERE = Scene('', None, None, 1e-4, 0., 'archive') # what is the same of all tiles
+_NOWHERE = Scene('', None, None, None, 1e-4, 0., 'archive') # what is the same of all tiles
 
 def _outcome(classes, valid):
     if (classes!=NODATA).any(): return 'mapped'

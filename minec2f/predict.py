@@ -9,12 +9,13 @@ __all__ = ['window_starts', 'mean_of_symmetries', 'Tiling', 'check_tiling', 'sce
 
 # %% ../nbs/13_predict.ipynb #d950d531
 import os
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 
-import numpy as np, torch
+import numpy as np, rasterio, torch
 from fastcore.basics import chunked, listify
 from rasterio.warp import transform
 
@@ -22,6 +23,7 @@ from . import __version__
 from .core import *
 from .bands import *
 from .raster import *
+from .pipeline import Pieces, ahead, piece_shape
 from .bundle import bundle_members
 from .data import turned, turned_back
 from .maps import MAP_BANDS, day_in, mean_logits, to_map, uncertainty_kind, write_map
@@ -51,35 +53,43 @@ def _blend_weights(
 
 # %% ../nbs/13_predict.ipynb #062e4d6b
 class _RowBand:
-    "Weighted logits of the rows that are being worked on"
+    "Weighted logits of the rows that are being worked on, where the network is"
     def __init__(self,
         classes:int, # K
         size:int,    # Pixels of a window: the rows held
         width:int,   # Pixels across, at least `size`
+        device:torch.device=None, # Where to add up
     ):
-        self.logits = np.zeros((classes, size, width), np.float32)
-        self.weight = np.zeros((size, width), np.float32)
-        self.window = _blend_weights(size)
+        self.logits = torch.zeros(classes, size, width, device=device)
+        self.weight = torch.zeros(size, width, device=device)
+        self.window = torch.from_numpy(_blend_weights(size)).to(device)
 
+    @torch.inference_mode()
     def add(self,
-        x:int,             # First column of the window
-        logits:np.ndarray, # (K,size,size)
-        valid:np.ndarray,  # (size,size) bool
+        x:int,               # First column of the window
+        logits:torch.Tensor, # (K,size,size)
+        valid:torch.Tensor,  # (size,size) bool
     ):
         "Add one window"
         cols = slice(x, x+len(valid))
         w = self.window*valid
-        self.logits[..., cols] += np.where(valid, logits, 0)*w
+        self.logits[..., cols] += logits.where(valid, 0)*w
         self.weight[:, cols] += w
 
-    def pop(self, n:int)->tuple: # (logits, valid): (K,n,width) weighted means, (n,width) bool
-        "Take out the first `n` rows, which are finished, and move up the rest"
-        valid = self.weight[:n]>0
-        mean = self.logits[:, :n]/np.where(valid, self.weight[:n], 1)
-        for o in (self.logits, self.weight):
-            o[..., :-n, :] = o[..., n:, :].copy()
-            o[..., -n:, :] = 0
-        return mean, valid
+    @torch.inference_mode()
+    def rows(self, lo:int, hi:int)->tuple: # (logits, valid): (K,hi-lo,width) weighted means, (hi-lo,width) bool
+        "Some rows that are finished"
+        weight = self.weight[lo:hi]
+        valid = weight>0
+        mean = self.logits[:, lo:hi]/weight.where(valid, 1)
+        return mean.cpu().numpy(), valid.cpu().numpy()
+
+    @torch.inference_mode()
+    def move(self, n:int):
+        "Leave out the first `n` rows and move up the rest"
+        for o in (*self.logits, self.weight):
+            o[:-n] = o[n:].clone()
+            o[-n:] = 0
 
 # %% ../nbs/13_predict.ipynb #108c92b8
 def _fill(x, size):
@@ -97,6 +107,15 @@ def _row_tiles(read, shape, y, size, overlap):
         valid = ~np.isnan(tile).any(0)         # (size,size)
         if valid.any(): yield x, tile, valid
 
+def _batches(read, shape, cut):
+    "(first columns, (B,C,size,size) input, (B,size,size) valid) of batches, and None where a row of windows ends"
+    for y in window_starts(shape[0], cut.size, cut.overlap):
+        for batch in chunked(_row_tiles(read, shape, y, cut.size, cut.overlap), cut.bs):
+            xs, *arrays = zip(*batch)
+            tensors = [torch.from_numpy(np.stack(o)) for o in arrays]
+            yield xs, *([o.pin_memory() for o in tensors] if cut.device.type=='cuda' else tensors)
+        yield None
+
 # %% ../nbs/13_predict.ipynb #1fcc635f
 def mean_of_symmetries(
     model,           # Function of (B,C,h,w) that gives (B,K,h,w)
@@ -109,19 +128,19 @@ def mean_of_symmetries(
 # %% ../nbs/13_predict.ipynb #b5ca8872
 def _tile_logits(
     bundle,              # Has `model` and `classes`
-    x:np.ndarray,        # (B,C,h,w) float32 normalised input, NaN where not valid
+    x:torch.Tensor,      # (B,C,h,w) float32 normalised input, NaN where not valid
     device:torch.device, # Where the model is; half precision on CUDA
     tta:bool=False,      # The mean over eight symmetries?
-)->np.ndarray: # (B,K,h,w) float32, divided by the bundle's temperature; raises `BundleError` for another shape
+)->torch.Tensor: # (B,K,h,w) float32, divided by the bundle's temperature; raises `BundleError` for another shape
     "Logits of a batch of tiles"
     cuda = device.type=='cuda'
     layout = torch.channels_last if cuda else torch.contiguous_format
-    x = torch.from_numpy(x).to(device, memory_format=layout)
+    x = x.to(device, memory_format=layout, non_blocking=True)
     with torch.inference_mode(), torch.autocast(device.type, enabled=cuda):
         logits = mean_of_symmetries(bundle.model, x) if tta else bundle.model(x)
+        logits = logits.float()/getattr(bundle, 'temperature', 1.)
     expected = len(x), len(bundle.classes), *x.shape[-2:]
-    temperature = getattr(bundle, 'temperature', 1.)
-    if logits.shape==expected: return (logits.float()/temperature).cpu().numpy()
+    if logits.shape==expected: return logits
     raise BundleError(f'the model gave scores of shape {tuple(logits.shape)}; {expected} was expected for '
                       f'{", ".join(bundle.classes)}. Load the bundle that belongs to these weights.')
 
@@ -279,8 +298,8 @@ def _check_resolution(bundle, grid, src):
                       'forgets the names of the layers, so give these with band_names=[…].')
 
 # %% ../nbs/13_predict.ipynb #5a5ea13d
-def _network_input(scene, limits, window):
-    x, _ = scene.read(window)
+def _network_input(scene, limits, dn, valid):
+    x = replace(scene.spec, scale=scene.scale, offset=scene.offset).reflectance(dn, valid)
     _refuse_far(scene, x, limits)
     return scene.spec.normalize(x)
 
@@ -289,19 +308,38 @@ def _day(path):
     with open_raster(path) as src: tags, of_archive = src.tags(), src.tags(ns='IMAGERY')
     return day_in(tags.get('date', ''), of_archive.get('ACQUISITIONDATETIME', ''), Path(path).name)
 
+def _block(path):
+    "(rows, columns) that a file unpacks together"
+    with open_raster(path) as src: return src.block_shapes[0]
+
 @dataclass(frozen=True, eq=False) # not equal to another: a scale that is a list has no hash
 class Scene:
     "A raster as a network sees it"
     path:object   # Path or address
     grid:Grid     # Where its pixels lie
-    read:object   # Function of a window ((row0,row1),(col0,col1)): (C,h,w) float32 network input, NaN where not valid
+    pixels:object # Function of a window ((row0,row1),(col0,col1)): (C,h,w) numbers of the file, (h,w) bool valid
+    encode:object # Function of these two: (C,h,w) float32 network input, NaN where not valid
     scale:object  # Reflectance per DN that is used
     offset:object # Reflectance of DN 0 that is used
     said:str      # Who says so: 'argument', 'file', 'default' (the bundle), or 'encode' where the bundle has a function
     date:str=''   # Day on which it was seen, as 2024-06-01, where that is known
+    block:tuple=(1,1) # (rows, columns) that can only be read together, px
 
     @property
     def name(self): return Path(self.path).name
+
+    def read(self,
+        window:tuple, # ((row0,row1),(col0,col1)), px
+    )->np.ndarray: # (C,h,w) float32, NaN where not valid; raises `RasterError`
+        "The network input of a window"
+        return self.encode(*self.pixels(window))
+
+    def downwards(self,
+        most:int, # Rows that a window has at most
+    ): # Function of a window, as `read`
+        "`read` for windows from top to bottom; no pixel is read twice"
+        pieces = Pieces(self.pixels, self.grid.shape, piece_shape(self.block), most)
+        return lambda window: self.encode(*pieces(window))
 
 def check_scene(
     bundle,               # Has `bands` and `spec`; instead of the latter, `encode` of (pixels, valid) will do
@@ -318,15 +356,15 @@ def check_scene(
         needed = ', '.join(bundle.bands)
         raise BundleError(f'the model needs bands {needed}, which the scene does not offer: {e}') from e
     _check_resolution(bundle, grid, src)
-    if spec is None:
-        def read(window): return bundle.encode(*read_chip(src, bundle.bands, window, band_names)[:2])
-        return Scene(src, grid, read, None, None, 'encode', _day(src))
+    def pixels(window): return read_chip(src, bundle.bands, window, band_names)[:2]
+    if spec is None: return Scene(src, grid, pixels, bundle.encode, None, None, 'encode', _day(src), _block(src))
     scale, offset, said = spec.radiometry_of(src, band_names, scale, offset)
     _check_number_a_band(scale, 'scale', 1e-12, spec)
     _check_number_a_band(offset, 'offset', -1e12, spec)
     scene = _Reflectance(spec, src, band_names, scale, offset)
     limits = _check_meaning(scene)
-    return Scene(src, grid, partial(_network_input, scene, limits), scale, offset, said, _day(src))
+    encode = partial(_network_input, scene, limits)
+    return Scene(src, grid, pixels, encode, scale, offset, said, _day(src), _block(src))
 
 # %% ../nbs/13_predict.ipynb #f83ee688
 def _check_room(need, what):
@@ -335,22 +373,26 @@ def _check_room(need, what):
         raise RasterError(f'{what} needs {need/2**30:.3g} GB of memory, more than there is; cut the image, or check '
                           'whether the file is damaged.')
 
+_SLICE = 2**18 # pixels that are handed on together: few, for what is made of them is larger
+
 def _finished_rows(bundle, read, shape, cut, progress=False):
     "(logits, valid) of all rows, from the first to the last, each as soon as no later window touches it"
     height, width = shape
     cut = _fitting(cut, shape)
     classes, across = len(bundle.classes), max(width, cut.size)
     _check_room(4*(classes+1)*cut.size*across, f'a row of windows, {width} pixels wide,')
-    band = _RowBand(classes, cut.size, across)
+    band = _RowBand(classes, cut.size, across, cut.device)
     starts = window_starts(height, cut.size, cut.overlap)
-    rows = list(zip(starts, [*starts[1:], height]))
-    for y,below in watched(rows, progress):
-        for batch in chunked(_row_tiles(read, shape, y, cut.size, cut.overlap), cut.bs):
-            xs, tiles, valid = zip(*batch)
-            logits = _tile_logits(bundle, np.stack(tiles), cut.device, cut.tta)  # (B,K,size,size)
-            for o in zip(xs, logits, valid): band.add(*o)
-        logits, valid = band.pop(below-y)
-        yield logits[..., :width], valid[..., :width]
+    rows, few = list(zip(starts, [*starts[1:], height])), max(1, _SLICE//across)
+    with closing(ahead(_batches(read, shape, cut))) as batches:
+        for y,below in watched(rows, progress):
+            for xs,x,valid in iter(partial(next, batches), None):  # the batches of this row
+                logits = _tile_logits(bundle, x, cut.device, cut.tta)  # (B,K,size,size)
+                for o in zip(xs, logits, valid.to(cut.device, non_blocking=True)): band.add(*o)
+            for top in range(0, below-y, few):
+                logits, valid = band.rows(top, min(top+few, below-y))
+                yield logits[..., :width], valid[..., :width]
+            band.move(below-y)
 
 # %% ../nbs/13_predict.ipynb #fe4525b7
 def _check_scenes(bundle, src, *how):
@@ -359,11 +401,13 @@ def _check_scenes(bundle, src, *how):
 
 def _rows_of_all(bundle, scenes, cut, progress=False):
     "(logits, valid) of all rows as `_finished_rows` gives them, but (M,K,h,w) of M bundles; valid where all are"
-    runs = [_finished_rows(o, scene.read, scene.grid.shape, cut, progress and scene is scenes[0])
+    runs = [_finished_rows(o, scene.downwards(cut.size), scene.grid.shape, cut, progress and scene is scenes[0])
             for o,scene in zip(bundle_members(bundle), scenes)]
-    for rows in zip(*runs):
-        logits, valid = zip(*rows)
-        yield np.stack(logits), np.logical_and.reduce(valid)
+    with ExitStack() as stack:
+        for o in runs: stack.enter_context(closing(o))
+        for rows in zip(*runs):
+            logits, valid = zip(*rows)
+            yield np.stack(logits), np.logical_and.reduce(valid)
 
 def map_rows(
     bundle,                # As in `predict_scene`
@@ -373,7 +417,8 @@ def map_rows(
     progress:bool=False,   # Say how long it takes?
 ): # Yields (B,h,W) uint8 as `to_map` gives them, from the first row to the last
     "The bands of a map, row by row"
-    for rows in _rows_of_all(bundle, scenes, cut, progress): yield to_map(*rows, uncertainty)
+    with closing(_rows_of_all(bundle, scenes, cut, progress)) as finished:
+        for rows in finished: yield to_map(*rows, uncertainty)
 
 # %% ../nbs/13_predict.ipynb #787e7039
 def _bundle_version(
@@ -441,6 +486,10 @@ def try_output(
     except _Tried: pass
 
 # %% ../nbs/13_predict.ipynb #8c82c9a9
+def _blocks_held(width, bands):
+    "Bytes of unpacked blocks that GDAL may hold while a map is written: two rows of them, and what is being read"
+    return 2**24 + 2*256*width*bands
+
 def predict_scene(
     bundle,               # From `load_bundle`: has `model`, `bands`, `classes`, `size` and `spec`; or a list of such
     src,                  # Path of a scene of any size, or its address
@@ -465,8 +514,9 @@ def predict_scene(
     scenes = _check_scenes(bundle, src, band_names, scale, offset)
     tags = map_tags(bundle, scenes, cut, uncertainty)
     bands = MAP_BANDS[:2] if tags['uncertainty']=='none' else MAP_BANDS
-    maps = map_rows(bundle, scenes, cut, uncertainty, progress)
-    return write_map(dst, maps, scenes[0].grid, bundle_members(bundle)[0].classes, tags, inputs, bands)
+    gdal = rasterio.Env(GDAL_CACHEMAX=_blocks_held(scenes[0].grid.width, len(bands)))
+    with gdal, closing(map_rows(bundle, scenes, cut, uncertainty, progress)) as maps:
+        return write_map(dst, maps, scenes[0].grid, bundle_members(bundle)[0].classes, tags, inputs, bands)
 
 # %% ../nbs/13_predict.ipynb #7c89c1a9
 def mapped_before(
