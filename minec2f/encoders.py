@@ -186,7 +186,8 @@ def weights_origin(
         path = Path(card.path if card else weights)
         origin = dict(weights='file', file=path.name, sha256=file_sha256(path))
         if not card: return origin
-        return origin | dict(encoder=card.encoder, bands=list(card.bands), source=card.source, license=card.license)
+        said = {o: getattr(card, o) or 'not said' for o in ('encoder','source','license')}
+        return origin | said | dict(bands=list(card.bands))
     path = packaged_weights(encoder)
     if path is None: return dict(weights='imagenet', hub=_hub_of(encoder))
     package = f'{PACKAGED[encoder]} {version(PACKAGED[encoder])}'
