@@ -8,7 +8,7 @@ from minec2f.core import OptionError
 from minec2f.synth import synth_dataset
 from minec2f.training import read_training
 
-METHODS = ['finetune', 'minec2f', 'minec2f+']
+METHODS = ['finetune', 'minec2f+'] # the second has all that minec2f has, coarse images and an average of its student
 TORCHRUN = ['-m', 'torch.distributed.run', '--nproc-per-node', '2']
 
 def launched(repo, *args):
