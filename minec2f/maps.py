@@ -113,7 +113,8 @@ def write_cog(
 ): # Raises `OSError` where the copy is not complete
     "Copy a GeoTIFF to a Cloud-Optimised GeoTIFF and check it"
     with disk_errors():
-        options = dict(driver='COG', compress='deflate', overview_resampling='nearest', bigtiff='if_safer')
+        options = dict(driver='COG', compress='deflate', level=3, overview_resampling='nearest', bigtiff='if_safer',
+                       num_threads='all_cpus')
         rasterio.shutil.copy(src, dst, **options)
         with rasterio.open(dst) as f:
             found = sum(f.read(window=w).sum((1,2), dtype=np.int64) for _,w in f.block_windows(1))

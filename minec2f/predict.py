@@ -488,7 +488,7 @@ def try_output(
 # %% ../nbs/13_predict.ipynb #8c82c9a9
 def _blocks_held(width, bands):
     "Bytes of unpacked blocks that GDAL may hold while a map is written: two rows of them, and what is being read"
-    return 2**24 + 2*256*width*bands
+    return min(2**24 + 2*256*width*bands, 2**30)
 
 def predict_scene(
     bundle,               # From `load_bundle`: has `model`, `bands`, `classes`, `size` and `spec`; or a list of such
