@@ -1,4 +1,4 @@
-"""Move this project to nbdev 3: in a clean checkout `python docs/nbdev3.py`, `make install`, `nbdev-export`, then test it.
+"""Move this project to nbdev 3: `python docs/nbdev3.py`, `make install`, `nbdev-export`, `make test`.
 
 nbdev 3 reads the section [tool.nbdev] of pyproject.toml, which is there already; its own nbdev-migrate-config would
 overwrite pyproject.toml and lose most of settings.ini. What is left are versions, and the names of commands."""
