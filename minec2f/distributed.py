@@ -6,7 +6,7 @@
 __all__ = ['join_processes', 'part_of', 'whole', 'share', 'average', 'Shared', 'sharing']
 
 # %% ../nbs/08d_distributed.ipynb #66ade21f
-import os
+import atexit, os
 from contextlib import contextmanager
 
 import torch
@@ -20,6 +20,9 @@ from .core import *
 from .training import loaders_of, random_states, set_random_states, unwrapped
 
 # %% ../nbs/08d_distributed.ipynb #2c156815
+def _leave(): # threads of the group that outlive it abort the process
+    if dist.is_initialized(): dist.destroy_process_group()
+
 def join_processes(
     backend:str=None, # Of torch.distributed; NCCL where there are GPUs, else Gloo, where None
 )->int: # Number of this process, from 0; raises `OptionError` where there are more processes than GPUs
@@ -31,7 +34,9 @@ def join_processes(
             raise OptionError(f'process {local} of this machine has no GPU of its own, as there are {gpus}; start one '
                               'process for each GPU (--nproc-per-node, --num_processes).')
         torch.cuda.set_device(local)
-    if not dist.is_initialized(): dist.init_process_group(backend or ('nccl' if gpus else 'gloo'))
+    if not dist.is_initialized():
+        dist.init_process_group(backend or ('nccl' if gpus else 'gloo'))
+        atexit.register(_leave)
     together.rank, together.size, together.wait = dist.get_rank(), dist.get_world_size(), dist.barrier
     return together.rank
 

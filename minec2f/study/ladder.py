@@ -38,14 +38,21 @@ from .seams import seam_scores
 from .results import PARTS, from_records, read_result, write_result
 
 # %% ../../nbs/14c_ladder.ipynb #01e99030
+def _content(path): # Hash of what a file says; a GeoPackage also holds the time of its making
+    if Path(path).suffix.lower()!='.gpkg': return file_sha256(path)
+    import pyogrio
+    layers = [name for name,kind in pyogrio.list_layers(path) if kind]
+    tables = [pyogrio.read_dataframe(path, layer=o) for o in layers]
+    return fingerprint([(o.crs and o.crs.to_string(), o.to_wkb(hex=True).astype(str).values.tolist()) for o in tables])
+
 def data_fingerprint(
     index:pd.DataFrame,     # From `load_index`
     unlabelled:bool=False,  # Of the chips without labels? Otherwise of those with labels
-)->str: # 16 hex digits, the same wherever the folder lies
-    "Short hash of a data set: its table and every byte of its images, masks and polygons"
+)->str: # 16 hex digits, the same wherever the folder lies and whenever it was made
+    "Short hash of a data set: its table, every byte of its images and masks, and its polygons"
     index = index[(index['domain']==UNLABELLED)==unlabelled]
     paths = index[['image','mask','polygons']]
-    hashes = {o: file_sha256(o) for o in pd.unique(paths.to_numpy().ravel()) if o}
+    hashes = {o: _content(o) for o in pd.unique(paths.to_numpy().ravel()) if o}
     table = index[['id','site','domain','lon','lat']].values.tolist()
     return fingerprint([table, paths.replace(hashes).values.tolist()])
 
