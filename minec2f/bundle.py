@@ -26,7 +26,6 @@ from .bands import stats_for
 from .data import InputSpec, spec_from_dict, spec_to_dict
 from .modelcard import model_card
 from .models import check_config, mine_model, plain
-from . import foundation, networks, prithvi  # noqa: F401 (they register their architectures)
 
 # %% ../nbs/12a_bundle.ipynb #3904af9d
 class Bundle:

