@@ -102,7 +102,7 @@ def test_large_scene_does_not_enter_memory(tmp_path):
         f.descriptions = ('B04',)
     done = subprocess.run(python(LARGE, tmp_path), capture_output=True, text=True)
     assert done.returncode==0, done.stderr
-    assert float(done.stdout)<150
+    assert float(done.stdout)<190
 
 def test_a_width_that_no_memory_holds_is_named(tmp_path):
     profile = dict(driver='GTiff', count=1, dtype='uint16', height=64, width=2**31-1, nodata=0, crs=grid(9,9).crs,
