@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NORMS', 'ARCHS', 'Tap', 'MineNet', 'batch_norm_for_group_norm', 'AttentiveFPN', 'gated_level', 'gates_of',
            'FeatureTaps', 'register_arch', 'arch_options', 'attentive_fpn', 'check_config', 'mine_model', 'plain',
-           'bypass_gates']
+           'bypass_gates', 'mine_encoder']
 
 # %% ../nbs/09_models.ipynb #f79a0890
 import copy
@@ -30,6 +30,10 @@ from .distributed import whole
 from .pretrained import Rescale, pretrained_weights, rescale_for
 from .encoders import known_encoder, mine_encoder, weights_origin
 from .training import unwrapped
+# the homes of these are `encoders` and `pretrained`; they can be imported from here, too
+from .encoders import packaged_weights as packaged_weights
+from .pretrained import adapt_first_conv as adapt_first_conv, read_state as read_state
+_all_ = ['mine_encoder']
 
 # %% ../nbs/09_models.ipynb #e755ef5e
 def _all_of_it(output): return output

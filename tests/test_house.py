@@ -13,6 +13,8 @@ def notebooks(repo):
     paths = [*repo.glob('nbs/*.ipynb'), *repo.glob('paper_figures/*.ipynb')]
     return {o.relative_to(repo).as_posix(): json.loads(o.read_text(encoding='utf-8'))['cells'] for o in sorted(paths)}
 
+MOVED = dict(mine_encoder=['encoders','models'])  # can be had from where it was, too
+
 def source(cell): return ''.join(cell['source'])
 def is_export(cell): return cell['cell_type']=='code' and '#| export' in source(cell)
 
@@ -21,7 +23,8 @@ def test_no_name_is_exported_twice(repo):
     for path in (repo/'minec2f').rglob('[!_]*.py'):
         found = re.search(r'^__all__ = (\[.*?\])', path.read_text(encoding='utf-8'), re.M|re.S)
         for name in ast.literal_eval(found[1]) if found else []: homes.setdefault(name, []).append(path.stem)
-    assert len(homes)>200 and {k: v for k,v in homes.items() if len(v)>1}=={}
+    twice = {k: sorted(v) for k,v in homes.items() if len(v)>1}
+    assert len(homes)>200 and twice==MOVED
 
 def test_stars_are_imported_from_few_modules(notebooks):
     wanted = re.compile(r'^\s*from minec2f\.([\w.]+) import \*', re.M)
