@@ -51,7 +51,7 @@ class _Joined(torch.autograd.Function):
     def backward(ctx, grad): return together.size*grad.chunk(together.size)[together.rank]
 
 class _Pass: # of a network, at this moment
-    windows = None # in the whole batch; None: the network sees all of it, or is not shared
+    shared = False # does this process compute only its part?
 
 def part_of(
     x:Tensor, # (B,…) of the whole batch; B a multiple of the number of processes
@@ -63,26 +63,26 @@ def whole(
     x:Tensor, # (B/n,…) read inside a network; on its own a process has all of it
 )->Tensor: # (B,…)
     "What all processes have read inside a shared network, one part after the other"
-    if _Pass.windows is None: return x
+    if not _Pass.shared: return x
     return _Joined.apply(x.as_subclass(Tensor).contiguous()).as_subclass(type(x))
 
 # %% ../nbs/08d_distributed.ipynb #d34e99b5
 def _begin(net, args):
     batch, *others = args
-    _Pass.windows = len(batch) if len(batch)%together.size==0 else None  # what cannot be shared, all compute
-    return (batch, *others) if _Pass.windows is None else (part_of(batch), *others)
+    _Pass.shared = len(batch)%together.size==0  # what cannot be shared, all compute
+    return (part_of(batch), *others) if _Pass.shared else args
 
 def _end(net, args, output):
     output = whole(output)
-    _Pass.windows = None
+    _Pass.shared = False
     return output
 
 def _for_all(dropout, args):
     x, = args
-    if _Pass.windows is None: return args
+    if not _Pass.shared: return args
     parts = [x.new_zeros(()).expand_as(x)]*together.size
     return torch.cat([*parts[:together.rank], x, *parts[together.rank+1:]]),
-def _of_mine(dropout, args, output): return output if _Pass.windows is None else part_of(output)
+def _of_mine(dropout, args, output): return part_of(output) if _Pass.shared else output
 
 def share(
     net:nn.Module, # Its first input and its output are batches
@@ -119,7 +119,7 @@ class Shared(Callback):
     def before_validate(self): self.before_train()
     def release(self):
         for o in self.hooks: o.remove()
-        self.hooks, _Pass.windows = (), None
+        self.hooks, _Pass.shared = (), False
 
     def after_backward(self):
         norms = [o for o in self.model.modules() if isinstance(o, nn.modules.batchnorm._BatchNorm) and o.training]

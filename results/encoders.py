@@ -15,7 +15,6 @@ import pandas as pd, torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from minec2f import foundation, prithvi  # noqa: F401 (they register encoders and architectures)
 from minec2f.models import mine_model
 from minec2f.study.results import markdown
 

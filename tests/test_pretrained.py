@@ -6,12 +6,11 @@ import numpy as np, pytest, torch, torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from minec2f import foundation
 from minec2f.bands import BandStats, stats_for
 from minec2f.bundle import load_bundle, save_bundle
 from minec2f.core import BandError, OptionError, WeightsError
 from minec2f.data import InputSpec
-from minec2f.encoders import register_encoders
+from minec2f.encoders import ENCODERS, register_encoders
 from minec2f.export import export_bundle
 from minec2f.foundation import FoundationEncoder
 from minec2f.method import start_of
@@ -282,11 +281,10 @@ def test_a_library_of_one_s_own_is_one_function(monkeypatch):
         def forward(self, x):
             tokens = self.proj(x).permute(0, 2, 3, 1)[:,:,:,None,None].expand(-1, -1, -1, 1, 3, -1)
             return [tokens.mean((3,4)).permute(0, 3, 1, 2)]
-    monkeypatch.delitem(foundation.register_encoders.__globals__['ENCODERS'], 'olmoearth', raising=False)
+    monkeypatch.setitem(ENCODERS, 'olmoearth', None)  # so that it is gone afterwards
     register_encoders('olmoearth', lambda name, bands: FoundationEncoder(Olmo(len(bands)), len(bands)))
     net = mine_model(BANDS, encoder='olmoearth:nano', pyramid=64, segmentation=32)
     assert net(torch.randn(1,5,64,64)).shape==(1,2,64,64)
-    foundation.register_encoders.__globals__['ENCODERS'].pop('olmoearth')
 
 # --- The libraries themselves, where they are installed ---------------------------------------------------------------
 @pytest.fixture(scope='module')

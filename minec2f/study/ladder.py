@@ -40,10 +40,10 @@ from .results import PARTS, from_records, read_result, write_result
 # %% ../../nbs/14c_ladder.ipynb #01e99030
 def _content(path): # Hash of what a file says; a GeoPackage also holds the time of its making
     if Path(path).suffix.lower()!='.gpkg': return file_sha256(path)
-    import pyogrio
-    layers = [name for name,kind in pyogrio.list_layers(path) if kind]
-    tables = [pyogrio.read_dataframe(path, layer=o) for o in layers]
-    return fingerprint([(o.crs and o.crs.to_string(), o.to_wkb(hex=True).astype(str).values.tolist()) for o in tables])
+    from pyogrio import list_layers
+    tables = [read_layer(path, name) for name,kind in list_layers(path) if kind]
+    def said(o): return [o.crs and o.crs.to_string(), list(o.columns), o.to_wkb(hex=True).astype(str).values.tolist()]
+    return fingerprint(list(map(said, tables)))
 
 def data_fingerprint(
     index:pd.DataFrame,     # From `load_index`
