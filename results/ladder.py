@@ -111,7 +111,7 @@ CLAIMS = [ # rows that claims rest on, those first that all others are held agai
 
 def rows(data):
     "Every row: its name, and a method or (method, options)"
-    def distilled(weight=.1, **options): return 'minec2f', dict(options, lambda_f=weight, lambda_p=weight)
+    def distilled(**options): return 'minec2f', dict(lambda_f=.1, lambda_p=.1) | options
     (_, false_alarm), (_, recall) = data.flip
     known = dict(recall=recall, false_alarm=false_alarm)
     def beyond(**options): # minec2f+ with nothing but these terms
@@ -122,6 +122,7 @@ def rows(data):
         return method, options | dict(teacher=teacher)
     noise_aware = dict(loss=dict(how='forward', flip=data.flip))
     uniform = dict(feature_attention='uniform', prediction_attention='uniform')
+    heavy = dict(lambda_f=1., lambda_p=1.)
     from_scratch = dict(encoder_lr_mult=1.)
     both_stages = 3*data.student_epochs//2 # as many steps as teacher and student together
     main = {
@@ -145,18 +146,29 @@ def rows(data):
         'selftrain': beyond(lambda_u=1., unlabelled=True),
         'unlabelled': distilled(unlabelled=True),
         'displaced': distilled(mu_b=15., sigma_b=10.), # as measured on 136 mines
-        'minec2f_1': distilled(1.),
-        'uniform_1': distilled(1., **uniform),
-        'fade_1': distilled(1., kd_schedule='linear_decay'),
+        'minec2f_1': distilled(**heavy),
+        'uniform_1': distilled(**heavy, **uniform),
+        'fade_1': distilled(**heavy, kd_schedule='linear_decay'),
         'longer_teacher': with_teacher(('finetune', {}), epochs=2*data.teacher_epochs),
         'finetune_nogate': with_teacher(('finetune', {}), gate='none'),
         'finetune_batchnorm': with_teacher(('finetune', {}), norm='batch'),
         'fine_only_batchnorm': with_teacher(('fine_only', from_scratch), norm='batch'),
         'minec2f_batchnorm': with_teacher(distilled(), norm='batch'),
         'evidence_batchnorm': with_teacher(beyond(lambda_c=.3), norm='batch')}
+    ablations = { # of the method, by the names in paper_figures/table_ablation.ipynb
+        'uniform_feature': distilled(lambda_p=0., feature_attention='uniform'),
+        'uniform_prediction': distilled(lambda_f=0., prediction_attention='uniform'),
+        'feature_only': distilled(lambda_p=0.),
+        'prediction_only': distilled(lambda_f=0.),
+        'scratch': distilled(student_init='scratch'),
+        **{f'{o}_only': distilled(prediction_attention=o) for o in ('boundary','confidence','agreement')},
+        'loss_ce': distilled(loss=dict(a_gdl=0.)),
+        'loss_ce_gdl_ssl': distilled(loss=dict(a_ssl=1.)),
+        'tau_1': distilled(tau=1.),
+        'tau_4': distilled(tau=4.)}
     blind = {f'{o}_blind': (o, dict(target_labels='none')) for o in ADAPT} # to fine labels, also of validation sites
     published = {o: o for o in AS_THEY_ARE} | dict(mdil=('mdil', dict(encoder_lr_mult=.01)))  # the release's ratio
-    return main | leads | published | blind
+    return main | leads | published | blind | ablations
 
 def recipe(data):
     "What all rows share, as `run_ladder` takes it"
