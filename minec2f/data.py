@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['InputSpec', 'spec_to_dict', 'spec_from_dict', 'spec_differences', 'reading_spec', 'band_stats', 'resolution',
-           'check_resolution', 'chip_windows', 'chip_items', 'MultiSpectral', 'ReadImage', 'ReadLabel', 'WindowCrop',
-           'CyclicShift', 'turned', 'turned_back', 'Dihedral8', 'BandJitter', 'NormalizeBands', 'mine_block',
-           'MineLoaders', 'mine_dls', 'show_label', 'show_batch', 'show_results']
+           'check_resolution', 'chip_items', 'MultiSpectral', 'ReadImage', 'ReadLabel', 'WindowCrop', 'CyclicShift',
+           'turned', 'turned_back', 'Dihedral8', 'BandJitter', 'NormalizeBands', 'mine_block', 'MineLoaders',
+           'mine_dls', 'show_label', 'show_batch', 'show_results']
 
 # %% ../nbs/05_data.ipynb #cc8d9229
 import math, warnings
@@ -28,6 +28,7 @@ from plum import dispatch
 from .core import *
 from .bands import *
 from .raster import *
+from .windows import adjacent_windows
 from .cache import array_cache, label_parts, raster_parts
 from .chips import DOMAINS, UNLABELLED, check_labels, read_label
 from .splits import assert_no_leak
@@ -246,17 +247,6 @@ def check_resolution(
     if ratio>=1.5: raise GridError(said)
     warnings.warn(said, stacklevel=3)
 
-# %% ../nbs/05_data.ipynb #39e2994f
-def chip_windows(
-    height:int,    # Of the chip, px
-    width:int,     # Of the chip, px
-    size:int,      # Window side, px
-    margin:int=0,  # Added on all sides inside the chip, px
-)->list: # ((row0,row1),(col0,col1)) of each window, within the chip
-    "Windows that cover a chip"
-    def span(i, n): return max(0, i-margin), min(n, i+size+margin)
-    return [(span(r, height), span(c, width)) for r in range(0, height, size) for c in range(0, width, size)]
-
 # %% ../nbs/05_data.ipynb #09a6e79b
 def chip_items(
     index:pd.DataFrame, # Index with a column `split`
@@ -265,8 +255,9 @@ def chip_items(
     "The windows of all chips; those of training chips have a margin of half a window"
     items = []
     for row in index.to_dict('records'):
+        shape = row['height'], row['width']
         margin = size//2 if row['split']=='train' else 0
-        items += [{**row, 'window': o} for o in chip_windows(row['height'], row['width'], size, margin)]
+        items += [{**row, 'window': o} for o in adjacent_windows(shape, size, margin)]
     return items
 
 # %% ../nbs/05_data.ipynb #b2530916

@@ -19,11 +19,11 @@ from torch.nn import functional as F
 
 from .core import *
 from .raster import *
+from .windows import overlapping_windows
 from .bundle import bundle_members
 from .chips import DOMAINS, chip_files, draw_outlines, load_index, read_index
 from .chipping.cut import write_chip
 from .maps import NODATA, check_map, class_names, decode_probability, normalised_entropy, simplified
-from .predict import window_starts
 from .splits import drop_near, is_near
 from .styles import add_schema
 
@@ -67,14 +67,10 @@ def _all_mapped(maps, scenes):
 # %% ../nbs/13e_review.ipynb #f6b4f814
 _LEAST = 32 # px of a chip's side
 
-def _spans(length, size):
-    "(first, end) of windows side by side"
-    return [(o, min(o+size, length)) for o in window_starts(length, size, 0.)]
-
 def _windows(grid, size):
     "((row0,row1),(col0,col1)) of all windows of a map; none where it is too small for a chip"
     if min(grid.shape)<_LEAST: return []
-    return [(rows, cols) for rows in _spans(grid.height, size) for cols in _spans(grid.width, size)]
+    return overlapping_windows(grid.shape, size)
 
 def _band(src, name, window): # (h,w) 0-1, NaN where there is no data
     return decode_probability(src.read(1+src.descriptions.index(name), window=Window.from_slices(*window)))

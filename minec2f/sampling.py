@@ -16,7 +16,7 @@ import numpy as np, pandas as pd, rasterio
 from .core import *
 from .raster import *
 from .estimate import ALLOCATIONS, allocate, as_text, expected_shares, read_strata, with_columns
-from .strata import map_windows, open_strata, pixel_ha, strata_table, stratum_codes, survey
+from .strata import open_strata, pixel_ha, strata_table, stratum_codes, survey
 
 # %% ../nbs/12h_sampling.ipynb #b7b23ba2
 def _drawn_numbers(rng, pixels, n):
@@ -45,7 +45,7 @@ def _pixels_in(how, window, wanted):
 
 def _draw(how, counts, points, seed):
     "A row for each point, in random order; `points`: stratum's code -> how many"
-    windows, wanted = [*map_windows(how.grid)], {}
+    windows, wanted = how.windows, {}
     for code,n in points.items():
         pixels = counts[:,code]                                                    # (windows,)
         numbers = _drawn_numbers(np.random.default_rng([seed, code]), pixels.sum(), n)

@@ -10,7 +10,8 @@ from minec2f.bundle import Bundle
 from minec2f.core import RasterError, WriteError
 from minec2f.data import InputSpec
 from minec2f.pipeline import ahead, behind
-from minec2f.predict import predict_scene, window_starts
+from minec2f.predict import predict_scene
+from minec2f.windows import window_starts
 
 MEAN, STD = .2, .06
 

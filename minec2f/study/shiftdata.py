@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from ..core import *
 from ..bundle import check_bundle
 from ..chips import read_sample
-from ..data import InputSpec, chip_windows
+from ..data import InputSpec
+from ..windows import adjacent_windows
 from ..models import FeatureTaps
 from .binned import band_test, bin_row, cell_centres, row_densities
 from .shift import (SCALES, check_samples, mmd_test, overlap, proxy_a_distance, sliced_test, standardise)
@@ -128,7 +129,7 @@ def _chip_features(bundle, row, reader, taps, labels, band_names, masks): # (tap
     x = bundle.spec.encode(dn, valid)                          # (C,H,W)
     device = next(bundle.model.parameters()).device
     sums, cells = {}, {}
-    for (a,b),(c,d) in chip_windows(*y.shape, bundle.spec.size):
+    for (a,b),(c,d) in adjacent_windows(y.shape, bundle.spec.size):
         with torch.inference_mode(): bundle.model(torch.from_numpy(x[None, :, a:b, c:d]).to(device))
         for tap in taps:
             f = reader.features[tap][0].float().cpu()          # (d,h,w)
