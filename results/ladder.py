@@ -107,7 +107,7 @@ ADAPT = 'adaptsegnet', 'fda', 'dacs'
 CLAIMS = [ # rows that claims rest on, those first that all others are held against
     'coarse_only', 'fine_only', 'finetune', 'minec2f', 'evidence', 'noise_aware', 'minec2f+', 'noise_aware_evidence',
     'uniform', 'shuffled', 'minec2f_fade', 'finetune_batchnorm', 'fine_only_batchnorm', 'minec2f_batchnorm',
-    'evidence_batchnorm', 'noise_aware_minec2f', 'fine_only_long']
+    'evidence_batchnorm', 'minec2f+_batchnorm', 'noise_aware_minec2f', 'fine_only_long']
 
 def rows(data):
     "Every row: its name, and a method or (method, options)"
@@ -154,7 +154,8 @@ def rows(data):
         'finetune_batchnorm': with_teacher(('finetune', {}), norm='batch'),
         'fine_only_batchnorm': with_teacher(('fine_only', from_scratch), norm='batch'),
         'minec2f_batchnorm': with_teacher(distilled(), norm='batch'),
-        'evidence_batchnorm': with_teacher(beyond(lambda_c=.3), norm='batch')}
+        'evidence_batchnorm': with_teacher(beyond(lambda_c=.3), norm='batch'),
+        'minec2f+_batchnorm': with_teacher(main['minec2f+'], norm='batch')}
     ablations = { # of the method, by the names in paper_figures/table_ablation.ipynb
         'uniform_feature': distilled(lambda_p=0., feature_attention='uniform'),
         'uniform_prediction': distilled(lambda_f=0., prediction_attention='uniform'),
