@@ -106,7 +106,7 @@ AS_THEY_ARE = [ # methods without options
 ADAPT = 'adaptsegnet', 'fda', 'dacs'
 CLAIMS = [ # rows that claims rest on, those first that all others are held against
     'coarse_only', 'fine_only', 'finetune', 'minec2f', 'evidence', 'noise_aware', 'minec2f+', 'noise_aware_evidence',
-    'uniform', 'shuffled', 'minec2f_fade', 'finetune_batchnorm', 'fine_only_batchnorm', 'minec2f_batchnorm',
+    'uniform', 'shuffled', 'minec2f_fade', 'coarse_only_batchnorm', 'finetune_batchnorm', 'fine_only_batchnorm', 'minec2f_batchnorm',
     'evidence_batchnorm', 'minec2f+_batchnorm', 'noise_aware_minec2f', 'fine_only_long']
 
 def rows(data):
@@ -151,6 +151,7 @@ def rows(data):
         'fade_1': distilled(**heavy, kd_schedule='linear_decay'),
         'longer_teacher': with_teacher(('finetune', {}), epochs=2*data.teacher_epochs),
         'finetune_nogate': with_teacher(('finetune', {}), gate='none'),
+        'coarse_only_batchnorm': with_teacher(('coarse_only', {}), norm='batch'),
         'finetune_batchnorm': with_teacher(('finetune', {}), norm='batch'),
         'fine_only_batchnorm': with_teacher(('fine_only', from_scratch), norm='batch'),
         'minec2f_batchnorm': with_teacher(distilled(), norm='batch'),
