@@ -104,10 +104,11 @@ AS_THEY_ARE = [ # methods without options
     'lwf', 'lwf_twohead', 'lwm', 'mdil', 'sppa', 'ccda', 'gsmf', 'attnfd', 'bakd', 'simcs_like', 'joint', 'er',
     'coarse_selftrain', 'adaptsegnet', 'fda', 'dacs']
 ADAPT = 'adaptsegnet', 'fda', 'dacs'
+BATCH_NORM = 'coarse_only', 'fine_only', 'finetune', 'minec2f', 'evidence', 'minec2f+' # also with batch normalisation
 CLAIMS = [ # rows that claims rest on, those first that all others are held against
     'coarse_only', 'fine_only', 'finetune', 'minec2f', 'evidence', 'noise_aware', 'minec2f+', 'noise_aware_evidence',
-    'uniform', 'shuffled', 'minec2f_fade', 'coarse_only_batchnorm', 'finetune_batchnorm', 'fine_only_batchnorm', 'minec2f_batchnorm',
-    'evidence_batchnorm', 'minec2f+_batchnorm', 'noise_aware_minec2f', 'fine_only_long']
+    'uniform', 'shuffled', 'minec2f_fade', *[f'{o}_batchnorm' for o in BATCH_NORM], 'noise_aware_minec2f',
+    'fine_only_long']
 
 def rows(data):
     "Every row: its name, and a method or (method, options)"
@@ -118,7 +119,7 @@ def rows(data):
         off = dict(lambda_f=0., lambda_p=0., lambda_c=0., lambda_e=0.)
         return 'minec2f+', known | off | options
     def with_teacher(row, **teacher):
-        method, options = row
+        method, options = row if isinstance(row, tuple) else (row, {})
         return method, options | dict(teacher=teacher)
     noise_aware = dict(loss=dict(how='forward', flip=data.flip))
     uniform = dict(feature_attention='uniform', prediction_attention='uniform')
@@ -136,7 +137,7 @@ def rows(data):
         'minec2f_fade': distilled(kd_schedule='linear_decay'),
         'evidence': beyond(lambda_c=.3),
         'minec2f+': ('minec2f+', known | dict(lambda_f=.1, lambda_p=.1, lambda_c=.3)),
-        'noise_aware': with_teacher(('finetune', {}), **noise_aware),
+        'noise_aware': with_teacher('finetune', **noise_aware),
         'noise_aware_minec2f': with_teacher(distilled(), **noise_aware),
         'noise_aware_evidence': with_teacher(beyond(lambda_c=.3), **noise_aware)}
     leads = {
@@ -149,14 +150,9 @@ def rows(data):
         'minec2f_1': distilled(**heavy),
         'uniform_1': distilled(**heavy, **uniform),
         'fade_1': distilled(**heavy, kd_schedule='linear_decay'),
-        'longer_teacher': with_teacher(('finetune', {}), epochs=2*data.teacher_epochs),
-        'finetune_nogate': with_teacher(('finetune', {}), gate='none'),
-        'coarse_only_batchnorm': with_teacher(('coarse_only', {}), norm='batch'),
-        'finetune_batchnorm': with_teacher(('finetune', {}), norm='batch'),
-        'fine_only_batchnorm': with_teacher(('fine_only', from_scratch), norm='batch'),
-        'minec2f_batchnorm': with_teacher(distilled(), norm='batch'),
-        'evidence_batchnorm': with_teacher(beyond(lambda_c=.3), norm='batch'),
-        'minec2f+_batchnorm': with_teacher(main['minec2f+'], norm='batch')}
+        'longer_teacher': with_teacher('finetune', epochs=2*data.teacher_epochs),
+        'finetune_nogate': with_teacher('finetune', gate='none')}
+    batch_norm = {f'{o}_batchnorm': with_teacher(main[o], norm='batch') for o in BATCH_NORM}
     ablations = { # of the method, by the names in paper_figures/table_ablation.ipynb
         'uniform_feature': distilled(lambda_p=0., feature_attention='uniform'),
         'uniform_prediction': distilled(lambda_f=0., prediction_attention='uniform'),
@@ -170,7 +166,7 @@ def rows(data):
         'tau_4': distilled(tau=4.)}
     blind = {f'{o}_blind': (o, dict(target_labels='none')) for o in ADAPT} # to fine labels, also of validation sites
     published = {o: o for o in AS_THEY_ARE} | dict(mdil=('mdil', dict(encoder_lr_mult=.01)))  # the release's ratio
-    return main | leads | published | blind | ablations
+    return main | leads | batch_norm | published | blind | ablations
 
 def recipe(data):
     "What all rows share, as `run_ladder` takes it"
