@@ -8,7 +8,8 @@ from .curate import chip_facts, curate, write_curated
 from .build import build_chips
 from .stac import build_coarse_dataset
 from .synth import synth_dataset
-from .data import InputSpec, mine_dls
+from .inputs import InputSpec
+from .data import mine_dls
 from .losses import SegLoss
 from .metrics import Confusion
 from .models import mine_model

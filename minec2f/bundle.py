@@ -23,7 +23,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from . import __version__
 from .core import *
 from .bands import stats_for
-from .data import InputSpec, spec_from_dict, spec_to_dict
+from .inputs import InputSpec, spec_from_dict, spec_to_dict
 from .modelcard import model_card
 from .models import check_config, mine_model, plain
 

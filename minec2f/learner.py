@@ -28,7 +28,9 @@ from fastai.torch_core import TensorMask, params, set_seed, subplots
 from plum import dispatch
 
 from .core import *
-from .data import MultiSpectral, show_results, spec_differences, spec_to_dict
+from .inputs import spec_differences, spec_to_dict
+from .augment import MultiSpectral
+from .data import show_results
 from .distributed import sharing
 from .losses import SegLoss
 from .method import *

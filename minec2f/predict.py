@@ -26,7 +26,7 @@ from .raster import *
 from .pipeline import Pieces, ahead, piece_shape
 from .windows import window_starts
 from .bundle import bundle_members
-from .data import turned, turned_back
+from .augment import turned, turned_back
 from .maps import MAP_BANDS, day_in, mean_logits, to_map, uncertainty_kind, write_map
 # `maps` is the home of these; they can be imported from here, too
 from .maps import NODATA as NODATA, write_cog as write_cog

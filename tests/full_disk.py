@@ -11,7 +11,7 @@ import geopandas as gpd, numpy as np, rasterio, torch
 from minec2f.bands import BandStats, to_reflectance
 from minec2f.bundle import load_bundle, save_bundle
 from minec2f.core import WriteError
-from minec2f.data import InputSpec
+from minec2f.inputs import InputSpec
 from minec2f.models import mine_model
 from minec2f.predict import predict_scene, to_polygons
 from minec2f.raster import Grid, write_raster

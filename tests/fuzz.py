@@ -19,7 +19,7 @@ from minec2f.bands import BandStats
 from minec2f.bundle import CARD, WEIGHTS, load_bundle, save_bundle
 from minec2f.chips import load_index, read_sample
 from minec2f.core import MineC2FError
-from minec2f.data import InputSpec
+from minec2f.inputs import InputSpec
 from minec2f.models import mine_model
 from minec2f.predict import predict_scene
 from minec2f.raster import read_chip, read_polygons

@@ -335,7 +335,7 @@ def test_an_area_from_an_archive(tmp_path, plain):
     import torch
     from minec2f.bands import BandStats
     from minec2f.bundle import Bundle
-    from minec2f.data import InputSpec
+    from minec2f.inputs import InputSpec
     from minec2f.world.archive import synth_archive
     class Red(torch.nn.Module):
         def forward(self, x): return torch.stack([0*x[:,0], 60*(x[:,0]-.18)], 1)

@@ -13,7 +13,7 @@ def notebooks(repo):
     paths = [*repo.glob('nbs/*.ipynb'), *repo.glob('paper_figures/*.ipynb')]
     return {o.relative_to(repo).as_posix(): json.loads(o.read_text(encoding='utf-8'))['cells'] for o in sorted(paths)}
 
-MOVED = dict(mine_encoder=['encoders','models'])  # can be had from where it was, too
+MOVED = dict(mine_encoder=['encoders','models'], InputSpec=['data','inputs'])  # can be had from where it was, too
 
 def source(cell): return ''.join(cell['source'])
 def is_export(cell): return cell['cell_type']=='code' and '#| export' in source(cell)

@@ -10,7 +10,7 @@ from shapely.geometry import Polygon, box, shape
 from minec2f.bands import BandStats
 from minec2f.bundle import Bundle, save_bundle
 from minec2f.core import DatasetError, WriteError
-from minec2f.data import InputSpec
+from minec2f.inputs import InputSpec
 from minec2f.mapping import map_area
 from minec2f.models import mine_model
 from minec2f.raster import geodesic_ha, read_grid

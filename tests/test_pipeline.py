@@ -8,7 +8,7 @@ from minec2f import maps, predict
 from minec2f.bands import BandStats
 from minec2f.bundle import Bundle
 from minec2f.core import RasterError, WriteError
-from minec2f.data import InputSpec
+from minec2f.inputs import InputSpec
 from minec2f.pipeline import ahead, behind
 from minec2f.predict import predict_scene
 from minec2f.windows import window_starts

@@ -10,7 +10,7 @@ from rasterio.transform import from_origin
 from minec2f.bands import BandStats
 from minec2f.bundle import CARD, Bundle, load_bundle, read_card, save_bundle, save_temperature
 from minec2f.core import BundleError, OptionError, RasterError, WriteError
-from minec2f.data import InputSpec
+from minec2f.inputs import InputSpec
 from minec2f.evaluate import evaluate, summarize
 from minec2f.maps import to_polygons
 from minec2f.models import mine_model

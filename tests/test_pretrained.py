@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from minec2f.bands import BandStats, stats_for
 from minec2f.bundle import load_bundle, save_bundle
 from minec2f.core import BandError, OptionError, WeightsError
-from minec2f.data import InputSpec
+from minec2f.inputs import InputSpec
 from minec2f.encoders import ENCODERS, register_encoders
 from minec2f.export import export_bundle
 from minec2f.foundation import FoundationEncoder

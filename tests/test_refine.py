@@ -9,7 +9,7 @@ from shapely.geometry import Point, box
 
 from minec2f.bands import BandStats
 from minec2f.bundle import Bundle
-from minec2f.data import InputSpec
+from minec2f.inputs import InputSpec
 from minec2f.raster import Grid, write_raster
 from minec2f.refine import RESULT_COLUMNS, refine_polygons
 

@@ -7,7 +7,8 @@ from minec2f.bands import BandStats
 from minec2f.bundle import Bundle
 from minec2f.chips import load_index
 from minec2f.core import IGNORE
-from minec2f.data import InputSpec, mine_dls
+from minec2f.inputs import InputSpec
+from minec2f.data import mine_dls
 from minec2f.learner import reseed
 from minec2f.splits import site_split
 from minec2f.study.seams import grid_index, map_grid_index, seam_scores, translation_consistency, window_sensitivity

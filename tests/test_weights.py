@@ -9,7 +9,7 @@ from minec2f import encoders
 from minec2f.bands import BandStats
 from minec2f.bundle import load_bundle, save_bundle
 from minec2f.core import WeightsError
-from minec2f.data import InputSpec
+from minec2f.inputs import InputSpec
 from minec2f.encoders import PACKAGED, mine_encoder, packaged_weights, weights_origin
 from minec2f.method import start_of
 from minec2f.methods.branches import folded

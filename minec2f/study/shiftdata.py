@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..core import *
 from ..bundle import check_bundle
 from ..chips import read_sample
-from ..data import InputSpec
+from ..inputs import InputSpec
 from ..windows import adjacent_windows
 from ..models import FeatureTaps
 from .binned import band_test, bin_row, cell_centres, row_densities
