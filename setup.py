@@ -12,7 +12,7 @@ cfg = parser['DEFAULT']
 extras = 'dev', 'lab', 'docs', 'stac', 'ray', 'weights', 'onnx', 'view', 'report', 'distributed', 'terratorch'
 
 class WithNotebooks(build_py):
-    "The notebooks that are commands (13f_cli) go into the package"
+    "The notebooks that are commands (13g_cli) go into the package"
     def run(self):
         super().run()
         folder = Path(self.build_lib)/'minec2f'/'notebooks'

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STRATA', 'site_groups', 'assert_no_leak', 'group_strata', 'site_split', 'split_table', 'block_ids', 'block_split',
-           'is_near', 'drop_near', 'country_split', 'show_split']
+           'is_near', 'drop_near', 'held_out', 'buffer_of', 'country_split', 'show_split']
 
 # %% ../nbs/03a_splits.ipynb #14d9e029
 import numpy as np, pandas as pd
@@ -311,6 +311,24 @@ def drop_near(
 )->pd.DataFrame: # The rows that stay, as they were
     "Leave out what lies near places"
     return table[~is_near(table, places, buffer_km)]
+
+# %% ../nbs/03a_splits.ipynb #1bc06b0d
+def held_out(
+    index:pd.DataFrame, # With the split of a training
+)->pd.DataFrame: # Its validation and test chips; raises `SplitError` where a column is missing
+    "The chips that no training may come near"
+    lost = [o for o in ('id','site','domain','split','image') if o not in getattr(index, 'columns', ())]
+    if lost:
+        raise SplitError(f'the index has no column {", ".join(lost)}; give the one that the models were trained with: '
+                         'site_split(load_index(folder)).')
+    return index[index['split'].isin(['valid','test'])]
+
+def buffer_of(
+    index:pd.DataFrame,   # With a split
+    buffer_km:float=None, # What the caller wants, km; None: what the split kept, else 10
+)->float: # km
+    "The distance within which nothing may come near"
+    return index.attrs.get('buffer_km', 10.) if buffer_km is None else buffer_km
 
 # %% ../nbs/03a_splits.ipynb #b80c7f44
 def _check_countries(index, test, valid):

@@ -18,11 +18,12 @@ from scipy import stats
 from minec2f.bundle import load_bundle, save_bundle
 from minec2f.chips import load_index, load_scenes
 from minec2f.core import atomic
+from minec2f.corrections import accept
 from minec2f.data import mine_dls
 from minec2f.learner import c2f_learner, teacher_learner
 from minec2f.predict import predict_scene
 from minec2f.raster import mask_polygons, read_chip
-from minec2f.review import accept, review
+from minec2f.review import review
 from minec2f.scenescores import evaluate_scenes, summarize_scenes
 from minec2f.splits import site_split
 from minec2f.study.results import markdown

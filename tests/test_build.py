@@ -120,7 +120,7 @@ def test_processes_make_the_same_bytes(archive, tmp_path):
     (Fault('*/B04.tif', status=404, times=None), 'RasterError'),
     (Fault('*/SCL.tif', truncate=.3, times=None), 'NetworkError')])
 def test_bad_servers_give_reasons_and_no_chips(archive, tmp_path, fault, reason, monkeypatch):
-    monkeypatch.setattr('minec2f.stac.GDAL_HTTP', ONCE)
+    monkeypatch.setattr('minec2f.chipping.assets.GDAL_HTTP', ONCE)
     out = tmp_path/'out'
     with serve(archive, [fault]) as server: built = build_archive(archive, server, out, retries=1)
     assert len(built.index)==0 and set(built.errors['error'])=={reason}
@@ -134,7 +134,7 @@ def test_bad_servers_give_reasons_and_no_chips(archive, tmp_path, fault, reason,
 
 
 def test_slow_server_is_given_up_and_asked_again(archive, tmp_path, monkeypatch):
-    monkeypatch.setattr('minec2f.stac.GDAL_HTTP', dict(ONCE, GDAL_HTTP_TIMEOUT=1))
+    monkeypatch.setattr('minec2f.chipping.assets.GDAL_HTTP', dict(ONCE, GDAL_HTTP_TIMEOUT=1))
     with serve(archive, [Fault('*/B04.tif', delay_s=2., times=1)]) as server:
         built = build_archive(archive, server, tmp_path/'out', retries=2)
     assert len(built.index)>5 and not len(built.errors)

@@ -141,7 +141,7 @@ def test_outcomes_have_names_and_a_bad_day_ends(folder, tmp_path, monkeypatch):
     assert set(shown.outcome)=={'clouds only'} and (shown.covered==0).all() and len(hidden.polygons)==0
     assert len(gpd.read_file(tmp_path/'hidden'/'mines.gpkg'))==0
 
-    monkeypatch.setattr('minec2f.stac.GDAL_HTTP', ONCE)
+    monkeypatch.setattr('minec2f.chipping.assets.GDAL_HTTP', ONCE)
     out, fault = tmp_path/'out', Fault('*/B04.tif', status=500, times=None)
     with serve(folder/'archive', [fault]) as server, pytest.warns(UserWarning, match='error'):
         bad = run(folder, out, by_hand(Bright), few, f'{server.url}/catalog.json', retries=1)

@@ -7,12 +7,13 @@ from pyproj import Geod
 from rasterio.transform import from_origin
 from scipy import ndimage
 
-from minec2f import review as module
+from minec2f import corrections
 from minec2f.chips import load_index, read_sample
 from minec2f.core import (BandError, CRSError, DatasetError, GridError, MineC2FError, OptionError, PolygonError,
                           RasterError, SplitError, WriteError)
+from minec2f.corrections import accept
 from minec2f.raster import Grid, write_raster
-from minec2f.review import accept, review
+from minec2f.review import review
 from minec2f.splits import assert_no_leak, is_near
 
 SIDE, SIZE = 320, 64
@@ -285,12 +286,12 @@ def test_another_scene_of_that_name(mapped, scene, tmp_path, data):
 
 def test_a_failure_midway_leaves_nothing(mapped, scene, tmp_path, data, monkeypatch):
     review(mapped, scene, 3, tmp_path/'r.gpkg', size=SIZE)
-    whole, calls = module.write_chip, []
+    whole, calls = corrections.write_chip, []
     def full(*args):
         calls.append(1)
         if len(calls)==2: raise OSError(28, 'No space left on device')
         return whole(*args)
-    monkeypatch.setattr(module, 'write_chip', full)
+    monkeypatch.setattr(corrections, 'write_chip', full)
     with pytest.raises(WriteError, match='The disk is full'):
         accept(set_status(tmp_path/'r.gpkg', w001='done', w002='done'), data, scene, tmp_path/'new')
     assert {o.name for o in tmp_path.iterdir()}=={'scene.tif','map.tif','data','r.gpkg'}
