@@ -27,7 +27,7 @@ from .raster import *
 from .windows import adjacent_windows
 from .cache import array_cache, label_parts
 from .chips import DOMAINS, UNLABELLED, check_labels, read_label
-from .splits import assert_no_leak
+from .splits import assert_no_leak, buffer_of
 from .inputs import InputSpec, band_stats, check_resolution, decoded, reading_spec, resolution
 from .augment import BandJitter, CyclicShift, Dihedral8, MultiSpectral, NormalizeBands, WindowCrop
 _all_ = ['InputSpec'] # its home is `inputs`; it can be imported from here, too
@@ -173,8 +173,7 @@ def _rows_of(index, domain, buffer_km):
         raise OptionError(f'the index is a {type(index).__name__}; the table of load_index was expected.')
     if 'split' not in index:
         raise SplitError('the index has no column split; make one, for example with index = site_split(index).')
-    if buffer_km is None: buffer_km = index.attrs.get('buffer_km', 10.)
-    assert_no_leak(index, buffer_km)
+    assert_no_leak(index, buffer_of(index, buffer_km))
     rows = index[(index['domain']==domain) & index['split'].isin(['train','valid'])]
     needed = ('train',) if domain==UNLABELLED else ('train','valid')
     missing = [o for o in needed if o not in set(rows['split'])]
