@@ -32,7 +32,9 @@ from .stac import StacReader
 from .bundle import bundle_members, load_bundle
 from .maps import MAP_BANDS, NODATA, PROBABILITY_STEPS, cut_at_180, simplified, write_map
 from .styles import class_outlines, outline_style, write_layer
-from .predict import Scene, Tiling, check_tiling, map_rows, map_tags, predict_pixels
+from .scene import Scene
+from .sliding import Tiling, check_tiling, predict_pixels
+from .predict import map_rows, map_tags
 
 # %% ../nbs/13c_mapping.ipynb #ma000005
 def _corners(area):
