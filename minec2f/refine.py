@@ -21,7 +21,9 @@ from .bands import *
 from .raster import *
 from .bundle import check_bundle
 from .maps import cut_at_180, decode_probability, in_one_piece, simplified, to_map
-from .predict import Tiling, check_scene, check_tiling, predict_pixels, read_files, try_output
+from .scene import check_scene
+from .sliding import Tiling, check_tiling, predict_pixels
+from .predict import read_files, try_output
 from .styles import CLASS_COLOURS, FIELDS, Outline, outline_style, write_layer
 
 # %% ../nbs/13a_refine.ipynb #2e7de03d

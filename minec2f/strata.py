@@ -25,6 +25,7 @@ from .maps import NODATA, class_names
 
 # %% ../nbs/12g_strata.ipynb #37d67840
 RIM, RANGES = 255, 256  # codes of strata; below them, a stratum's code is the number of its class
+_SIDE = 1024             # px of a window in which a map is read
 
 @dataclass(frozen=True)
 class MapStrata:
@@ -38,7 +39,7 @@ class MapStrata:
     zones:object  # Open raster of strata on the same grid; None where the map itself makes them
 
     @property
-    def windows(self): return adjacent_windows(self.grid.shape, 1024)  # in which the map is read
+    def windows(self): return adjacent_windows(self.grid.shape, _SIDE)  # in which the map is read
 
     def class_name(self, k): return str(self.classes[k] if k<len(self.classes) else k)
 

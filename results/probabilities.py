@@ -18,8 +18,9 @@ from minec2f.chips import load_index, read_label
 from minec2f.core import atomic
 from minec2f.evaluate import score_chip
 from minec2f.maps import mean_logits
-from minec2f.predict import mean_of_symmetries, predict_array, predict_scene
+from minec2f.predict import predict_array, predict_scene
 from minec2f.raster import read_grid
+from minec2f.sliding import mean_of_symmetries
 from minec2f.splits import site_split
 from minec2f.study.calibration import brier, confidence_and_hit, ece, fit_temperature
 from minec2f.study.ladder import run_ladder

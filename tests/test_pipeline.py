@@ -11,6 +11,8 @@ from minec2f.core import RasterError, WriteError
 from minec2f.inputs import InputSpec
 from minec2f.pipeline import ahead, behind
 from minec2f.predict import predict_scene
+from minec2f.raster import read_chip
+from minec2f.sliding import mean_of_symmetries
 from minec2f.windows import window_starts
 
 MEAN, STD = .2, .06
@@ -99,17 +101,16 @@ def test_symmetries_and_several_networks_too(place, members):
     bundles, scene = [network(o) for o in range(members)], draw(place/'s.tif')
     how = dict(overlap=.25, size=64, bs=4, device='cpu', progress=False)
     made = predict_scene(bundles, scene, place/'out'/'m.tif', tta=True, uncertainty=True, **how)
-    logits, valid = zip(*(by_hand(o, scene, 64, .25, 4, predict.mean_of_symmetries) for o in bundles))
+    logits, valid = zip(*(by_hand(o, scene, 64, .25, 4, mean_of_symmetries) for o in bundles))
     with rasterio.open(made) as f:
         np.testing.assert_array_equal(f.read(), maps.to_map(np.stack(logits), valid[0], uncertainty=True))
 
 def test_no_pixel_is_read_twice(place, monkeypatch):
     scene, read = draw(place/'s.tif', 1500, 700, tiled=True, blockxsize=256, blockysize=256), []
-    real = predict.read_chip
     def counted(path, bands, window, *rest):
         read.append(np.prod([b-a for a,b in window]))
-        return real(path, bands, window, *rest)
-    monkeypatch.setattr(predict, 'read_chip', counted)
+        return read_chip(path, bands, window, *rest)
+    monkeypatch.setattr('minec2f.scene.read_chip', counted)
     predict_scene(network(), scene, place/'out'/'m.tif', .5, 128, device='cpu', progress=False)
     assert sum(read)==1500*700
 

@@ -14,8 +14,9 @@ from ..bundle import plain_bundle
 from ..chips import read_label
 from ..evaluate import check_index
 from ..metrics import Confusion
-from ..predict import check_scene, check_tiling, predict_pixels
 from ..raster import *
+from ..scene import check_scene
+from ..sliding import check_tiling, predict_pixels
 
 # %% ../../nbs/14g_seams.ipynb #5292ee38
 def _places(shape, step): # (H,W) number of each pixel's place in a square of `step` px
