@@ -21,7 +21,9 @@ from minec2f.splits import drop_near
 from minec2f.study.falsify import falsification_report
 from minec2f.study.ladder import run_ladder, seed_numbers
 from minec2f.study.paperdata import rows_there
-from minec2f.study.results import ladder_table, ladder_text, markdown, validation_curves
+from minec2f.study.paper import difference_text
+from minec2f.study.results import (
+    ladder_differences, ladder_table, ladder_text, markdown, read_ladder, validation_curves)
 from minec2f.viz import save_figure
 from minec2f.synth import RARE, synth_dataset, utm_grid
 
@@ -212,6 +214,23 @@ def summary(name):
     out = REPO/'results'/name
     text = ladder_text(ladder_table(out, ['finetune'], rows=rows_there(out, CLAIMS)[0]))
     return markdown(text[[*SHOWN]].rename(columns=SHOWN))
+
+def gain(table, row, reference):
+    "Difference of mIoU between two rows of a table from `read_ladder`, as text"
+    lines = ladder_differences(table[table['name'].isin([row, reference])], [reference])
+    return difference_text(lines.set_index('metric').loc['miou']) if len(lines) else ''
+
+def normalised(name):
+    "The table of results/README.md: rows with batch normalisation against the same without, and against fine masks"
+    valid, test = (read_ladder(REPO/'results'/name, o) for o in ('valid','test'))
+    lines = {}
+    for o in BATCH_NORM:
+        row = f'{o}_batchnorm'
+        if row not in set(test['name']): continue
+        alone = '' if o=='fine_only' else gain(test, row, 'fine_only_batchnorm')
+        lines[row] = {'validation: − without': gain(valid, row, o), 'test: − without': gain(test, row, o),
+                      'test: − fine_only_batchnorm': alone}
+    return markdown(pd.DataFrame(lines).T.rename_axis('row'))
 
 def curves():
     "Validation mIoU of the rows that must have levelled off"

@@ -92,7 +92,7 @@ def small(monkeypatch):
     "Networks, windows and epochs are small where README's blocks do not say how large"
     mine_dls, teacher_learner, fit_poly = data.mine_dls, learner.teacher_learner, learner.MineLearner.fit_poly
     def small_dls(*args, **kw): return mine_dls(*args, **{'size': 64, 'bs': 4, **kw})
-    def small_learner(dls, **kw): return teacher_learner(dls, **(kw or SMALL))
+    def small_learner(dls, **kw): return teacher_learner(dls, **(kw if 'arch' in kw else SMALL | kw))
     def fit_once(self, n_epoch, checkpoint): return fit_poly(self, 1, checkpoint=checkpoint)
     monkeypatch.setattr(data, 'mine_dls', small_dls)
     monkeypatch.setattr(learner, 'teacher_learner', small_learner)

@@ -52,5 +52,8 @@ def test_verdict_is_that_of_the_tables():
     said = re.search(r'Coarse outlines .*?\. - ', text)[0]
     assert re.findall(r'[+−]\d+\.\d', said)==[f'{o:+.1f}'.replace('-', '−') for o in gain.values()]
     assert all(low<0<high for low,high in bounds.values()) and 'Not one is beyond doubt' in said
+    normalised = [pd.read_csv(REPO/'results'/f'tailings_{o}.csv', index_col='row') for o in ('valid','test')]
+    gain = [100*o.loc['finetune_batchnorm', 'miou - finetune: difference'] for o in normalised]
+    assert '{:+.1f} on validation sites, {:+.1f} on test sites'.format(*gain) in text
     attentive = [tables[k].loc['minec2f', [f'miou - uniform: {o}' for o in ('low','high')]] for k in LONG]
     assert all(low<0<high for low,high in attentive) and 'We could not show that attention matters' in text
