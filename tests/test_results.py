@@ -27,6 +27,10 @@ def test_every_measured_row_is_one_of_the_ladder(ladder):
 def test_readme_shows_the_summary(ladder, name):
     assert ladder['summary'](name) in (REPO/'results'/'README.md').read_text()
 
+@pytest.mark.parametrize('name', ['synthetic','tailings'])
+def test_readme_shows_what_batch_normalisation_changes(ladder, name):
+    assert ladder['normalised'](name) in (REPO/'results'/'README.md').read_text()
+
 def test_readme_shows_what_pretrained_weights_gave():
     table = runpy.run_path(str(REPO/'results'/'pretrained.py'))['table']()
     assert table in (REPO/'results'/'README.md').read_text()
