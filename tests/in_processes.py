@@ -13,7 +13,7 @@ from minec2f.distributed import join_processes
 from minec2f.learner import FreezeBN, c2f_learner, teacher_learner
 from minec2f.models import plain
 from minec2f.splits import site_split
-from minec2f.training import write_training
+from minec2f.training import read_training, write_training
 
 BANDS = ['B04','B03','B02','B08']
 OPTIONS = dict(sppa=dict(warm_steps=2), er=dict(memory=5))
@@ -41,6 +41,7 @@ def main(
     data,     # Folder of chips
     out,      # Where results go
     *methods, # Names
+    start=None, # File of the teacher that students start from; the one trained here where None
 ):
     join_processes()
     coarse, fine = loaders(data)
@@ -48,6 +49,7 @@ def main(
     write_training(Path(out)/'teacher.safetensors', train(teacher, Path(out)/'checkpoint'))
     again = train(new_teacher(coarse), Path(out)/'checkpoint')  # it is finished, and every process finds it
     assert all(torch.equal(v, again['weights'][k]) for k,v in teacher.model.state_dict().items())
+    if start: plain(teacher.model).load_state_dict(read_training(start)['weights'])
     for name in methods:
         learn = c2f_learner(fine, teacher, name, coarse, lr=1e-3, bn='frozen', **OPTIONS.get(name, {}))
         write_training(Path(out)/f'{name}.safetensors', train(learn))
