@@ -18,6 +18,7 @@ from fastcore.basics import listify
 from .core import *
 from .bands import *
 from .raster import *
+from .windows import window_step
 from .chipping.catalog import get_product, is_searchable, list_scenes
 from .chipping.cut import Kind, write_row
 from .build import check_run, run_tasks
@@ -25,7 +26,7 @@ from .stac import StacReader
 from .bundle import bundle_members, load_bundle
 from .maps import MAP_BANDS, NODATA, cut_at_180, write_map
 from .styles import class_outlines, outline_style, write_layer
-from .scene import Scene
+from .scene import Scene, pixel_size_fits
 from .sliding import Tiling, check_tiling, predict_pixels
 from .predict import map_rows, map_tags
 from .tiles import area_tiles, owned_pixels, read_area, tile_boxes, tile_grid
@@ -118,15 +119,15 @@ class AreaPlan:
     cut:Tiling         # From `check_tiling`
 
 def _check_res(members, product, res):
-    "Pixels may be half as large again as those of training, or two thirds of them"
+    "Refuse a product whose pixels are not those of training"
     for o in members:
-        if o.res and not 2/3<res/o.res<3/2:
+        if not pixel_size_fits(o, res):
             raise BundleError(f'{product} has {res:g} m a pixel, the model was trained on {o.res:.3g} m; choose a '
                               'product, or a model, that fits.')
 
 def _sides(cut, tile_px):
     "(side of a tile, what it sees beyond), so that windows lie where they would without tiles"
-    step = max(1, round(cut.size*(1-cut.overlap)))
+    step = window_step(cut.size, cut.overlap)
     if tile_px is None: tile_px = max(1, round(2048/step))*step
     check_number(tile_px, 'tile_px', 1, kind=int)
     if tile_px%step:

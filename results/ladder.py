@@ -20,7 +20,7 @@ from minec2f.raster import write_raster
 from minec2f.splits import drop_near
 from minec2f.study.falsify import falsification_report
 from minec2f.study.ladder import run_ladder, seed_numbers
-from minec2f.study.paperdata import rows_there
+from minec2f.study.paperdata import ablations, rows_there
 from minec2f.study.paper import difference_text
 from minec2f.study.results import (
     ladder_differences, ladder_table, ladder_text, markdown, read_ladder, validation_curves)
@@ -114,7 +114,8 @@ CLAIMS = [ # rows that claims rest on, those first that all others are held agai
 
 def rows(data):
     "Every row: its name, and a method or (method, options)"
-    def distilled(**options): return 'minec2f', dict(lambda_f=.1, lambda_p=.1) | options
+    parts = ablations()
+    def distilled(**options): return 'minec2f', parts['minec2f'][1] | options
     (_, false_alarm), (_, recall) = data.flip
     known = dict(recall=recall, false_alarm=false_alarm)
     def beyond(**options): # minec2f+ with nothing but these terms
@@ -124,8 +125,6 @@ def rows(data):
         method, options = row if isinstance(row, tuple) else (row, {})
         return method, options | dict(teacher=teacher)
     noise_aware = dict(loss=dict(how='forward', flip=data.flip))
-    uniform = dict(feature_attention='uniform', prediction_attention='uniform')
-    heavy = dict(lambda_f=1., lambda_p=1.)
     from_scratch = dict(encoder_lr_mult=1.)
     both_stages = 3*data.student_epochs//2 # as many steps as teacher and student together
     main = {
@@ -133,9 +132,7 @@ def rows(data):
         'fine_only': ('fine_only', from_scratch),
         'fine_only_long': ('fine_only', from_scratch | dict(epochs=both_stages)),
         'finetune': 'finetune',
-        'minec2f': distilled(),
-        'uniform': distilled(**uniform),
-        'shuffled': distilled(prediction_attention='shuffled'),
+        **{o: parts[o] for o in ('minec2f','uniform','shuffled')},
         'minec2f_fade': distilled(kd_schedule='linear_decay'),
         'evidence': beyond(lambda_c=.3),
         'minec2f+': ('minec2f+', known | dict(lambda_f=.1, lambda_p=.1, lambda_c=.3)),
@@ -149,26 +146,13 @@ def rows(data):
         'selftrain': beyond(lambda_u=1., unlabelled=True),
         'unlabelled': distilled(unlabelled=True),
         'displaced': distilled(mu_b=15., sigma_b=10.), # as measured on 136 mines
-        'minec2f_1': distilled(**heavy),
-        'uniform_1': distilled(**heavy, **uniform),
-        'fade_1': distilled(**heavy, kd_schedule='linear_decay'),
+        **{o: parts[o] for o in ('minec2f_1','uniform_1','fade_1')},
         'longer_teacher': with_teacher('finetune', epochs=2*data.teacher_epochs),
         'finetune_nogate': with_teacher('finetune', gate='none')}
     batch_norm = {f'{o}_batchnorm': with_teacher(main[o], norm='batch') for o in BATCH_NORM}
-    ablations = { # of the method, by the names in paper_figures/table_ablation.ipynb
-        'uniform_feature': distilled(lambda_p=0., feature_attention='uniform'),
-        'uniform_prediction': distilled(lambda_f=0., prediction_attention='uniform'),
-        'feature_only': distilled(lambda_p=0.),
-        'prediction_only': distilled(lambda_f=0.),
-        'scratch': distilled(student_init='scratch'),
-        **{f'{o}_only': distilled(prediction_attention=o) for o in ('boundary','confidence','agreement')},
-        'loss_ce': distilled(loss=dict(a_gdl=0.)),
-        'loss_ce_gdl_ssl': distilled(loss=dict(a_ssl=1.)),
-        'tau_1': distilled(tau=1.),
-        'tau_4': distilled(tau=4.)}
     blind = {f'{o}_blind': (o, dict(target_labels='none')) for o in ADAPT} # to fine labels, also of validation sites
     published = {o: o for o in AS_THEY_ARE} | dict(mdil=('mdil', dict(encoder_lr_mult=.01)))  # the release's ratio
-    return main | leads | batch_norm | published | blind | ablations
+    return main | leads | batch_norm | published | blind | parts
 
 def recipe(data):
     "What all rows share, as `run_ladder` takes it"

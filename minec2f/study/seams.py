@@ -15,6 +15,7 @@ from ..chips import read_label
 from ..evaluate import check_index
 from ..metrics import Confusion
 from ..raster import *
+from ..windows import window_step
 from ..scene import check_scene
 from ..sliding import check_tiling, predict_pixels
 
@@ -74,7 +75,7 @@ def _maps(bundle, seen, cut): return [predict_pixels(bundle, x, cut)[0] for x,_ 
 
 def _map_index(maps, seen, cut):
     keep = [(y==0) & _inside(y.shape, cut.size) for _,y in seen]
-    return grid_index([_mine(o) for o in maps], round(cut.size*(1-cut.overlap)), keep)
+    return grid_index([_mine(o) for o in maps], window_step(cut.size, cut.overlap), keep)
 
 def map_grid_index(
     bundle,             # A loaded bundle (or anything with its attributes)
