@@ -44,6 +44,13 @@ def test_something_runs_after_each_idea(notebooks):
         if 'ddd' in kinds: rows[path] = max(map(len, re.findall('d+', kinds)))
     assert rows=={}
 
+def test_links_between_notebooks_lead_somewhere(repo, notebooks):
+    def links(cells):
+        texts = [source(o) for o in cells if o['cell_type']=='markdown']
+        return [o.partition('#')[0] for o in re.findall(r'\]\(([^)\s]+)\)', '\n'.join(texts)) if ':' not in o]
+    found = {(path, o) for path,cells in notebooks.items() for o in links(cells) if o}
+    assert len(found)>100 and {(path, o) for path,o in found if not (repo/path).parent.joinpath(o).exists()}==set()
+
 def words_of_code(repo, notebooks):
     "Every identifier in the project's code, and every word in its strings"
     modules = [o for folder in ('minec2f', 'tests', 'docs', 'results') for o in (repo/folder).rglob('*.py')]
